@@ -1,0 +1,62 @@
+"""Episodes of a policy on an environment, a fixed number in each member so that short ones do not count for more."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engram.agents.stepper import Stepper
+from engram.policies import Inputs, Policy
+from engram.policies.policy import sample
+
+Actor = Callable[[Inputs], Tensor]
+"""inputs, leaves [B, ...] -> actions int64 [B]"""
+
+
+class Score(NamedTuple):
+    """Undiscounted returns [episodes], and what is reported of them."""
+
+    returns: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        return float(self.returns.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean, over episodes; nan for a single one."""
+        return float(self.returns.std(ddof=1) / np.sqrt(len(self.returns))) if len(self.returns) > 1 else float("nan")
+
+
+def evaluate(actor: Actor, envs, episodes: int, seed: int) -> Score:
+    """Play `episodes` episodes, shared out evenly over the members of `envs`, which start from `seed`."""
+    stepper = Stepper(envs, seed)
+    quota = np.full(envs.num_envs, episodes // envs.num_envs)
+    quota[: episodes % envs.num_envs] += 1
+    returns = [[] for _ in quota]
+    while any(len(own) < wanted for own, wanted in zip(returns, quota)):
+        _, _, ended = stepper.step(actor(stepper.inputs))
+        for member, value in zip(ended.member, ended.episode_return):
+            if len(returns[member]) < quota[member]:
+                returns[member].append(value)
+    return Score(np.array([value for own in returns for value in own]))
+
+
+class PolicyActor:
+    """A policy that plays from fresh states, by the forward pass that training uses."""
+
+    def __init__(self, policy: Policy, num_envs: int, seed: int, greedy: bool = False):
+        """greedy: take the likeliest action instead of drawing one."""
+        self.policy, self.greedy = policy, greedy
+        self.device = next(policy.parameters()).device
+        self.state = policy.initial_state(num_envs)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+
+    @torch.no_grad()
+    def __call__(self, inputs: Inputs) -> Tensor:
+        now = Inputs(*(leaf[None].to(self.device) for leaf in inputs))
+        output, self.state = self.policy(now, self.state, donate=True)
+        logits = output.policy_logits[0]
+        return logits.argmax(-1) if self.greedy else sample(logits, self.generator)

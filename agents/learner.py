@@ -1,0 +1,89 @@
+"""One optimisation step over a rollout."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from engram.agents.rollout import Rollout
+from engram.policies import Policy
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    learning_rate: float = 7e-4
+    """at the first update"""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """how the learning rate falls over the run; linear and cosine end at final_fraction"""
+    final_fraction: float = 0.0
+    """learning rate of the last update, as a fraction of the first"""
+    epsilon: float = 1e-5
+    """added to the root of the squared-gradient average"""
+    max_grad_norm: float | None = None
+    """norm to which the gradient of all parameters is clipped; none for no clipping"""
+
+    def build(self, parameters) -> torch.optim.Optimizer:
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=self.learning_rate, eps=self.epsilon)
+        return torch.optim.RMSprop(parameters, lr=self.learning_rate, eps=self.epsilon, alpha=0.99)
+
+    def learning_rate_at(self, progress: float) -> float:
+        """The learning rate after a fraction `progress` of the run."""
+        left = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
+        fraction = self.final_fraction if self.schedule != "constant" else 0.0
+        return self.learning_rate * (fraction + (1 - fraction) * left[self.schedule])
+
+
+class Diverged(Exception):
+    """The loss or its gradient is not finite."""
+
+
+class Learner:
+    """Holds the policy, the optimiser and the count of updates; `agent.loss` says what is learned."""
+
+    def __init__(self, policy: Policy, agent, optim: OptimConfig):
+        self.policy, self.agent, self.optim = policy, agent, optim
+        self.optimizer = optim.build(policy.parameters())
+        self.updates = 0
+
+    def update(self, rollout: Rollout, progress: float = 0.0) -> dict[str, Tensor]:
+        """One step down the gradient of the rollout's loss, after a fraction `progress` of the run.
+
+        Returns: named scalars, still on the device: nothing here waits for it.
+        """
+        learning_rate = self.optim.learning_rate_at(progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        loss, metrics = self.agent.loss(self.policy, rollout)
+        self.optimizer.zero_grad()
+        loss.backward()
+        limit = math.inf if self.optim.max_grad_norm is None else self.optim.max_grad_norm
+        grad_norm = nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
+        self.optimizer.step()
+        self.updates += 1
+        return {"loss": loss.detach(), **metrics, "grad_norm": grad_norm}
+
+    def check(self, metrics: dict[str, Tensor]) -> None:
+        """Raise Diverged, naming the parameters concerned, unless the last update was finite."""
+        if math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"]):
+            return
+        broken = [n for n, p in self.policy.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+        raise Diverged(
+            f"update {self.updates}: the loss is {float(metrics['loss'])}, the gradient is not finite in "
+            f"{', '.join(broken) or 'no parameter'}; try a lower --optim.learning-rate or --optim.max-grad-norm"
+        )
+
+    def state_dict(self) -> dict:
+        return {
+            "policy": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]

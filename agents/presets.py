@@ -1,0 +1,41 @@
+"""What the papers used, and what we found better: fields of `Config` by environment, core and preset name."""
+
+from typing import Any
+
+from engram.agents.a2c import A2C
+from engram.agents.config import ConfigError
+from engram.agents.learner import OptimConfig
+from engram.policies import FWM, LSTM
+
+# Schlag et al. 2021, App. I; optimiser, length and batch from the authors' program. 31 steps are one episode of 30 and
+# the step that starts the next, so that every update sees 600 whole episodes, one on each training graph.
+_GRAPH_POMDP = {
+    "num_envs": 600,
+    "unroll_length": 31,
+    "agent": A2C(discount=0.9, baseline_cost=0.1, entropy_cost=0.03),
+    "optim": OptimConfig(learning_rate=1e-3, epsilon=1e-4),
+    "total_steps": 51_000 * 18_000,
+    "eval_interval": 50 * 18_000,
+    "eval_episodes": 600,
+}
+
+PRESETS: dict[tuple[str, str | None, str], dict[str, Any]] = {
+    ("graph-pomdp", None, "default"): _GRAPH_POMDP | {"total_steps": 60_000_000},
+    ("graph-pomdp", None, "paper"): _GRAPH_POMDP,
+    # what the released program runs: no reward among the inputs, a timer that successes leave running, raw queries
+    ("graph-pomdp", "fwm", "code"): _GRAPH_POMDP
+    | {"env_kwargs": {"preset": "code"}, "core": FWM.Config(query_activation="none")},
+    ("graph-pomdp", "lstm", "paper"): _GRAPH_POMDP | {"core": LSTM.Config(hidden_size=512)},
+}
+"""(environment, core or None for any, preset name) -> fields"""
+
+
+def preset(env: str, core: str, agent: str, name: str) -> dict[str, Any]:
+    """The fields of the preset, {} for "default" where there is none. Raises ConfigError naming the presets there are."""
+    for key in ((env, core, name), (env, None, name)):
+        if key in PRESETS:
+            return dict(PRESETS[key])
+    if name == "default":
+        return {}
+    known = sorted({n for e, c, n in PRESETS if e == env and c in (core, None)} | {"default"})
+    raise ConfigError(f"{env} with {core} has no preset {name!r}; choose from {', '.join(known)}")

@@ -1,0 +1,66 @@
+"""Rollouts: all that actors hand to learners."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engram.agents.stepper import Stepper
+from engram.policies import Inputs, Policy
+from engram.policies.policy import sample
+
+
+class Rollout(NamedTuple):
+    """T steps of B environments. Step t leads from inputs[t] to inputs[t + 1] by action[t].
+
+    Steps that only reset an environment are no steps of an episode: `mask` is false there.
+    """
+
+    inputs: Inputs  # [T + 1, B, ...]
+    action: Tensor  # int64 [T, B]
+    reward: Tensor  # [T, B]
+    terminated: Tensor  # bool [T, B]
+    behaviour_logits: Tensor  # [T, B, A]
+    initial_state: tuple  # the core's state before inputs[0], leaves [B, ...]
+    episode_return: np.ndarray  # [K] undiscounted, of the episodes that ended here
+    episode_length: np.ndarray  # [K] steps
+
+    @property
+    def mask(self) -> Tensor:
+        """Whether step t was one of an episode, bool [T, B]."""
+        return ~self.inputs.episode_starts[1:]
+
+
+@torch.no_grad()
+def collect(
+    stepper: Stepper, policy: Policy, state: tuple, unroll_length: int, generator: torch.Generator | None = None
+) -> tuple[Rollout, tuple]:
+    """Play `unroll_length` steps from where the stepper stands.
+
+    Returns: the rollout, and the core's state before its last inputs, from which the next one continues.
+    """
+    initial_state = type(state)(*(leaf.clone() for leaf in state))
+    inputs, actions, rewards, terminations, logits, ended = [stepper.inputs], [], [], [], [], []
+    for _ in range(unroll_length):
+        now = Inputs(*(leaf[None] for leaf in stepper.inputs))
+        output, state = policy(now, state, donate=True)
+        action = sample(output.policy_logits[0], generator)
+        reward, terminated, finished = stepper.step(action)
+        inputs.append(stepper.inputs)
+        actions.append(action)
+        rewards.append(reward)
+        terminations.append(terminated)
+        logits.append(output.policy_logits[0])
+        ended.append(finished)
+    rollout = Rollout(
+        Inputs(*(torch.stack(leaves) for leaves in zip(*inputs))),
+        torch.stack(actions),
+        torch.stack(rewards),
+        torch.stack(terminations),
+        torch.stack(logits),
+        initial_state,
+        np.concatenate([finished.episode_return for finished in ended]),
+        np.concatenate([finished.length for finished in ended]),
+    )
+    return rollout, state

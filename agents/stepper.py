@@ -1,0 +1,80 @@
+"""A vector environment under the NEXT_STEP rule, as a recurrent policy sees it."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engram.policies import Inputs
+
+
+class EnvError(Exception):
+    """An environment raised while it was stepped."""
+
+
+class Finished(NamedTuple):
+    """Episodes that ended in one step: member, undiscounted return, length in steps, each [K]."""
+
+    member: np.ndarray
+    episode_return: np.ndarray
+    length: np.ndarray
+
+
+class Stepper:
+    """Steps `envs` and keeps what the next step needs: the inputs of the policy, and running returns.
+
+    Where an episode has ended, the next `step` ignores the action and brings the first observation of the next one:
+    `inputs.episode_starts` is true there, and last_action and last_reward are zero.
+    """
+
+    def __init__(self, envs, seed: int | None = None, device: torch.device | str = "cpu", options: dict | None = None):
+        self.envs, self.device = envs, torch.device(device)
+        observation, _ = envs.reset(seed=seed, options=options)
+        n = envs.num_envs
+        self._ended = np.zeros(n, bool)  # whether the current observation is the last of its episode
+        self._return, self._length = np.zeros(n), np.zeros(n, np.int64)
+        self.inputs = self._inputs(observation, np.zeros(n, np.int64), np.zeros(n, np.float32), np.ones(n, bool))
+
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Finished]:
+        """action int64 [B] -> reward float32 [B], terminated bool [B], the episodes that ended."""
+        starts, acted = self._ended, action.cpu().numpy()
+        try:
+            observation, reward, terminated, truncated, _ = self.envs.step(acted)
+        except Exception as error:
+            raise EnvError(f"the environment {self.envs} raised {type(error).__name__}: {error}") from error
+        reward = np.where(starts, 0, reward).astype(np.float32)
+        self._return = np.where(starts, 0, self._return + reward)
+        self._length = np.where(starts, 0, self._length + 1)
+        self._ended = (terminated | truncated) & ~starts
+        member = np.flatnonzero(self._ended)
+        self.inputs = self._inputs(observation, np.where(starts, 0, acted), reward, starts)
+        ended = Finished(member, self._return[member], self._length[member])
+        return self.inputs.last_reward, self._tensor(terminated & ~starts), ended
+
+    def state_dict(self) -> dict:
+        """Everything to continue exactly; without "envs" where the environment cannot save its state."""
+        state = {
+            "inputs": self.inputs._asdict(),
+            "ended": self._ended,
+            "episode_return": self._return,
+            "length": self._length,
+        }
+        if hasattr(self.envs.unwrapped, "state_dict"):
+            state["envs"] = self.envs.unwrapped.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict()`; the episodes of an environment that cannot load its state start anew."""
+        if "envs" not in state:
+            return
+        self.envs.unwrapped.load_state_dict(state["envs"])
+        self._ended, self._return, self._length = state["ended"], state["episode_return"], state["length"]
+        self.inputs = Inputs(**{name: x.to(self.device) for name, x in state["inputs"].items()})
+
+    def _inputs(self, observation, last_action, last_reward, episode_starts) -> Inputs:
+        return Inputs(*(self._tensor(x) for x in (observation, last_action, last_reward, episode_starts)))
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        """A copy: environments may write their next observation into the same array."""
+        return torch.tensor(array, device=self.device)

@@ -1,0 +1,123 @@
+"""What a memory core is: a recurrent module with two forms of one function.
+
+`step` is the recurrence as its paper writes it, for one time step. `forward` runs a whole time-major sequence with
+episode starts inside it; a core overrides it where its mathematics allows something faster than stepping.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+State = TypeVar("State", bound=tuple)  # a NamedTuple whose leaves are all [B, ...]
+
+
+class CoreOutput(NamedTuple):
+    """What a core returns: `ys [T, B, Y]` (`[B, Y]` from `step`), the state after the last step, and the report."""
+
+    ys: Tensor
+    state: tuple
+    report: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class CoreConfig:
+    """The choices of one core; `build` makes the core they describe."""
+
+    def build(self, input_size: int) -> "Core":
+        raise NotImplementedError
+
+    def require(self, valid: bool, field: str, demand: str) -> None:
+        """Raise a ValueError that names the field, its value and what it has to be."""
+        if not valid:
+            raise ValueError(f"{type(self).__qualname__}: {field}={getattr(self, field)!r}, but it must be {demand}")
+
+
+class Core(nn.Module):
+    """A recurrent memory. Subclasses define `initial_state` and `step`, and set the attributes below."""
+
+    aux_losses: ClassVar[tuple[str, ...]] = ()
+    """names of reports `[T, B]` that the learner may add to its loss"""
+    diagnostics: ClassVar[tuple[str, ...]] = ()
+    """names of reports `[T, B, ...]`, without gradient, that show what the memory does"""
+
+    input_size: int
+    output_size: int
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state before the first observation of an episode, leaves `[batch_size, ...]`."""
+        raise NotImplementedError
+
+    def step(self, x: Tensor, state: State, report: tuple[str, ...] = (), donate: bool = False) -> CoreOutput:
+        """One time step: x `[B, D]` -> ys `[B, Y]`. `state` is left as it was, unless it is donated: see `forward`."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        xs: Tensor,
+        state: State,
+        episode_starts: Tensor | None = None,
+        report: tuple[str, ...] = (),
+        donate: bool = False,
+    ) -> CoreOutput:
+        """A sequence.
+
+        Args:    xs: inputs, [T, B, D].
+                 state: the state before xs[0], leaves [B, ...].
+                 episode_starts: bool [T, B]; where true, the state becomes `initial_state` before xs[t] is read.
+                     None: no episode starts.
+                 report: names out of `aux_losses` and `diagnostics`; what is not asked for is not computed.
+                 donate: the caller will not read `state` again, so that without gradients the new state may take its
+                     place: acting then moves no large memory about.
+        Returns: ys [T, B, Y], the state after the last step, reports by name, each [T, B, ...].
+        Raises:  ValueError if the inputs, the state or a report name do not fit this core.
+        """
+        self.check(xs, state, report)
+        return self.loop(xs, state, episode_starts, report, donate)
+
+    def loop(
+        self, xs: Tensor, state: State, episode_starts: Tensor | None, report: tuple[str, ...], donate: bool = False
+    ) -> CoreOutput:
+        """The literal form of `forward`: `step`, one time step after the other."""
+        outputs = []
+        for t, x in enumerate(xs):
+            if episode_starts is not None:
+                state = self.reset(state, episode_starts[t])
+            outputs.append(self.step(x, state, report, donate or t > 0))
+            state = outputs[-1].state
+        reports = {name: torch.stack([o.report[name] for o in outputs]) for name in report}
+        return CoreOutput(torch.stack([o.ys for o in outputs]), state, reports)
+
+    def reset(self, state: State, starts: Tensor) -> State:
+        """`initial_state` where starts `[B]` is true, by selection: a NaN in an old episode's state ends with it."""
+        if not may_be_any(starts):
+            return state
+        initial = self.initial_state(len(starts))
+        return type(state)(
+            *(torch.where(starts.view(-1, *[1] * (old.dim() - 1)), new, old) for new, old in zip(initial, state))
+        )
+
+    def check(self, xs: Tensor, state: State, report: tuple[str, ...]) -> None:
+        """Raise a ValueError naming what does not fit: the inputs, the state, or a report name."""
+        name = type(self).__name__
+        if xs.dim() != 3 or xs.shape[2] != self.input_size or not xs.is_floating_point():
+            raise ValueError(
+                f"{name} reads floating-point inputs [T, B, {self.input_size}], got {list(xs.shape)} {xs.dtype}"
+            )
+        expected = self.initial_state(1)
+        if type(state) is not type(expected):
+            raise ValueError(f"{name} continues from {type(expected).__qualname__}, got {type(state).__qualname__}")
+        for field, leaf, like in zip(expected._fields, state, expected):
+            if leaf.shape != (xs.shape[1], *like.shape[1:]):
+                raise ValueError(
+                    f"{name}: state.{field} must be {[xs.shape[1], *like.shape[1:]]}, got {list(leaf.shape)}"
+                )
+        for wanted in report:
+            if wanted not in self.aux_losses + self.diagnostics:
+                raise ValueError(f"{name} cannot report {wanted!r}; it reports {self.aux_losses + self.diagnostics}")
+
+
+def may_be_any(mask: Tensor) -> bool:
+    """Whether any entry of a bool tensor may be true: looked up on the CPU, assumed on a device, which would wait."""
+    return mask.device.type != "cpu" or bool(mask.any())
