@@ -60,3 +60,13 @@ class PolicyActor:
         output, self.state = self.policy(now, self.state, donate=True)
         logits = output.policy_logits[0]
         return logits.argmax(-1) if self.greedy else sample(logits, self.generator)
+
+
+class ReferenceActor:
+    """A hand-written policy, called with observation and episode_starts as arrays, that plays in an agent's place."""
+
+    def __init__(self, reference: Callable[[np.ndarray, np.ndarray], np.ndarray]):
+        self.reference = reference
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        return torch.as_tensor(self.reference(inputs.observation.numpy(), inputs.episode_starts.numpy()))

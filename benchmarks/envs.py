@@ -16,6 +16,7 @@ import time
 import gymnasium
 import numba
 import numpy as np
+
 from engram.envs import ENVS, make_vec
 
 NUM_ENVS = 600

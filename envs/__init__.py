@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import Any
 
 import gymnasium
-from engram.envs.options import check_integer
 from gymnasium.vector import AutoresetMode, VectorEnv
+
+from engram.envs.options import check_integer
 
 ENVS = {  # short name: (Gymnasium id, class of the single environment; the vector environment adds "Vector" to it)
     "graph-pomdp": ("engram/GraphPOMDP-v0", "graph_pomdp:GraphPOMDP"),

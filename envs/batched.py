@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
-from engram.envs.levels import SPLITS, LevelSet
-from engram.envs.options import check_choice, check_integer
-from engram.envs.streams import seeded
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+
+from engram.envs.levels import SPLITS, LevelSet
+from engram.envs.options import check_choice, check_integer
+from engram.envs.streams import seeded
 
 MEMBER_FIELDS = [("rng", "u8"), ("level_id", "i8"), ("done", "?")]
 """Fields every game's record starts with: its random stream, its level (-1: none), whether its episode has ended."""

@@ -7,6 +7,10 @@ appendix I.
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode
+from numba import njit
+
 from engram.envs.batched import MEMBER_FIELDS, BatchedEnv, SingleEnv
 from engram.envs.graph_generators import MAX_STATES, generate_graphs, graph_table
 from engram.envs.graph_references import GraphExplorer, GraphGreedy, GraphOracle
@@ -14,9 +18,6 @@ from engram.envs.graph_rendering import describe_graph, draw_graph
 from engram.envs.levels import LevelSet
 from engram.envs.options import check_choice, check_integer, check_number
 from engram.envs.streams import below, other_than
-from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import AutoresetMode
-from numba import njit
 
 MEMBER = np.dtype(
     [

@@ -5,9 +5,10 @@ Each is made as `policy(env, seed)` for a vector environment and called as
 """
 
 import numpy as np
-from engram.envs.streams import STREAM, below, seeded
 from gymnasium.vector import VectorEnv
 from numba import njit
+
+from engram.envs.streams import STREAM, below, seeded
 
 INVALID, UNTRIED = -1, -2
 """What is known of a (state, action) pair where it is not a successor."""

@@ -9,11 +9,12 @@ from itertools import pairwise
 import gymnasium
 import numpy as np
 import pytest
-from engram.envs import COMMON_OPTIONS, ENVS, env_options, make_vec, reference_policies, vector_class
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
+
+from engram.envs import COMMON_OPTIONS, ENVS, env_options, make_vec, reference_policies, vector_class
 
 N = 5
 STEPS = 300  # some episode ends within them

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engram.envs import make_vec
-from engram.envs.graph_generators import graph_hash, graph_table, is_primitive
-from engram.envs.graph_pomdp import observe
 from gymnasium.vector import AutoresetMode
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
+from engram.envs import make_vec
+from engram.envs.graph_generators import graph_hash, graph_table, is_primitive
+from engram.envs.graph_pomdp import observe
 
 GOLDEN = Path(__file__).parent / "golden" / "env_metarl__A.npz"
 RING = np.array([[1, 2, -1], [2, 3, -1], [3, 4, -1], [4, 0, -1], [0, 1, -1]], np.int8)  # action 2 is invalid

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from engram.envs import make_vec, reference_policies
 from engram.envs.graph_references import GraphExplorer, GraphOracle, _plan_all
 

@@ -1,0 +1,100 @@
+"""Judge trained agents: python eval_rl.py RUN [RUN ...] (--help shows every choice)."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from engram import envs
+from engram.agents.config import ConfigError, from_json
+from engram.agents.evaluate import PolicyActor, ReferenceActor, evaluate
+from engram.agents.stepper import EnvError
+from engram.checkpoint import write_atomically
+from engram.policies import make_policy
+from engram.run import RunError, load_checkpoint, read_config
+
+AGENT = "agent"
+"""name of the trained policy among the scores; the others are reference policies"""
+
+
+def score(folder: str, split: str, episodes: int | None, seed: int, greedy: bool) -> list[dict[str, Any]]:
+    """Scores of a run's newest checkpoint and of the reference policies, on the same levels from the same seeds.
+
+    Args: episodes: as many for each policy; none for one on every level, or where there are no levels, as many as an
+          evaluation during training had.
+    """
+    config = from_json(read_config(folder))
+    step, state = load_checkpoint(folder)
+    options = config.env.options(split)
+    num_levels = options.get("num_levels")
+    episodes = episodes or num_levels or config.eval_episodes
+    played = envs.make_vec(config.env.name, min(episodes, num_levels or config.env.num_envs), **options)
+    policy = make_policy(config.core, played, **vars(config.policy))
+    policy.load_state_dict(state["learner"]["policy"])
+
+    actors = {AGENT: PolicyActor(policy, played.num_envs, seed, greedy)}
+    for name, reference in envs.reference_policies(config.env.name).items():
+        actors[name] = ReferenceActor(reference(played, seed))
+    shared = {"run": folder, "env": config.env.name, "core": config.core_name, "step": step, "seed": seed}
+    shared |= {"split": options.get("split"), "actions": "greedy" if greedy else "sampled", "episodes": episodes}
+    rows = []
+    for name, actor in actors.items():
+        result = evaluate(actor, played, episodes, seed)
+        rows.append(shared | {"policy": name, "mean": result.mean, "standard_error": result.standard_error})
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """The scores of one run: a line for each policy, a column for each split."""
+    first = rows[0]
+    title = f"{first['run']} after {first['step']:,} steps, {first['actions']} actions, {first['episodes']:,} episodes"
+    splits = list(dict.fromkeys(row["split"] for row in rows))
+    shown = Table(title=title, caption="undiscounted return of an episode, mean ± standard error over episodes")
+    shown.add_column("policy")
+    for split in splits:
+        shown.add_column(split or "return", justify="right")
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        cells = [f"{r['mean']:.2f} ± {r['standard_error']:.2f}" for r in rows if r["policy"] == policy]
+        shown.add_row(first["core"] if policy == AGENT else policy, *cells, style="bold" if policy == AGENT else None)
+    return shown
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="eval_rl.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument("--split", choices=("train", "test", "valid", "both"), default="both", help="both: train, test")
+    parser.add_argument("--episodes", type=positive, help="episodes of each policy (default: one on every level)")
+    parser.add_argument("--seed", type=int, default=0, help="of actions and episodes")
+    parser.add_argument("--greedy", action="store_true", help="take the likeliest action instead of drawing one")
+    parser.add_argument("--json", metavar="FILE", help="also write the scores there")
+    args = parser.parse_args(argv)
+    rows = []
+    try:
+        for folder in args.runs:
+            for split in ("train", "test") if args.split == "both" else (args.split,):
+                rows += score(folder, split, args.episodes, args.seed, args.greedy)
+                if rows[-1]["split"] is None:
+                    break  # the environment has no splits to tell apart
+        if args.json:
+            write_atomically(Path(args.json), json.dumps(rows, indent=2).encode() + b"\n")
+    except (ConfigError, EnvError, RunError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for folder in args.runs:
+        Console().print(table([row for row in rows if row["run"] == folder]))
+    return 0
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: it must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
