@@ -35,7 +35,7 @@ class Training:
         self.stepper = Stepper(self.envs, config.seed, device)
         self.core_state = policy.initial_state(config.env.num_envs)
         self.generator = torch.Generator(device).manual_seed(config.seed)
-        self.step = 0
+        self.step = self.rollouts = 0
         self.window = defaultdict(list)  # metrics since the last line of metrics.jsonl
 
     def state_dict(self) -> dict:
@@ -46,6 +46,7 @@ class Training:
             "generator": self.generator.get_state(),
             "random": random_state(),
             "step": self.step,
+            "rollouts": self.rollouts,
             "window": dict(self.window),
         }
 
@@ -55,7 +56,7 @@ class Training:
         self.core_state = type(self.core_state)(*state["core_state"])
         self.generator.set_state(state["generator"])
         set_random_state(state["random"])
-        self.step = state["step"]
+        self.step, self.rollouts = state["step"], state["rollouts"]
         self.window = defaultdict(list, state["window"])
 
 
@@ -73,6 +74,7 @@ def train(config: Config, run: Run, training: Training) -> int:
             )
             metrics = learner.update(rollout, training.step / config.total_steps)
             learner.check(metrics)
+            training.rollouts += 1
             before, training.step = training.step, training.step + int(rollout.mask.sum())
 
             for name, value in metrics.items():
@@ -82,7 +84,7 @@ def train(config: Config, run: Run, training: Training) -> int:
                 actor = PolicyActor(learner.policy, training.test_envs.num_envs, config.seed)
                 score = evaluate(actor, training.test_envs, config.eval_episodes, config.seed + TEST_SEED)
                 training.window["test_return"].append(score.mean)
-            if learner.updates % config.log_interval == 0:
+            if training.rollouts % config.log_interval == 0:
                 means = {name: sum(values) / len(values) for name, values in training.window.items() if values}
                 run.log(training.step, {"updates": learner.updates, **means})
                 progress.update(training.step, means)

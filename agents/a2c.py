@@ -23,6 +23,8 @@ class A2C:
     """weight of the policy's entropy, in nats"""
     returns: Literal["n-step", "monte-carlo"] = "n-step"
     """bootstrap where the rollout ends, or learn from episodes that terminate inside it alone"""
+    trace_decay: float = 1.0
+    """lambda of n-step returns: below 1, more of the baseline and less of the rewards' noise"""
     aux_cost: float = 1.0
     """weight of the core's own losses, where it has any"""
 
@@ -33,7 +35,7 @@ class A2C:
         logits, baseline = output.policy_logits[:-1], output.baseline
         mask, discounts = rollout.mask, self.discount * ~rollout.terminated
         if self.returns == "n-step":
-            returns = n_step_returns(rollout.reward, discounts, baseline, mask)
+            returns = n_step_returns(rollout.reward, discounts, baseline, mask, self.trace_decay)
         else:
             returns, mask = monte_carlo_returns(rollout.reward, discounts, rollout.terminated, mask)
         weights = mask / mask.sum().clamp(min=1)

@@ -64,7 +64,7 @@ class Config:
     eval_episodes: int = 100
     """episodes of an evaluation during training"""
     log_interval: int = 10
-    """updates that one line of metrics.jsonl averages"""
+    """rollouts that one line of metrics.jsonl averages"""
     save_minutes: float = 1.0
     """minutes between checkpoints"""
     seed: int = 0

@@ -22,6 +22,8 @@ class OptimConfig:
     """learning rate of the last update, as a fraction of the first"""
     epsilon: float = 1e-5
     """added to the root of the squared-gradient average"""
+    minibatches: int = 1
+    """parts of a rollout, by environments, that get an update each, one after the other"""
     max_grad_norm: float | None = None
     """norm to which the gradient of all parameters is clipped; none for no clipping"""
 
@@ -50,13 +52,18 @@ class Learner:
         self.updates = 0
 
     def update(self, rollout: Rollout, progress: float = 0.0) -> dict[str, Tensor]:
-        """One step down the gradient of the rollout's loss, after a fraction `progress` of the run.
+        """One step down the gradient of the loss of each part of the rollout, after a fraction `progress` of the run.
 
         Returns: named scalars, still on the device: nothing here waits for it.
         """
         learning_rate = self.optim.learning_rate_at(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+        parts = rollout.split(self.optim.minibatches) if self.optim.minibatches > 1 else [rollout]
+        results = [self._minimise(part) for part in parts]
+        return {name: torch.stack([result[name] for result in results]).mean() for name in results[0]}
+
+    def _minimise(self, rollout: Rollout) -> dict[str, Tensor]:
         loss, metrics = self.agent.loss(self.policy, rollout)
         self.optimizer.zero_grad()
         loss.backward()

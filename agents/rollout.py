@@ -31,6 +31,26 @@ class Rollout(NamedTuple):
         """Whether step t was one of an episode, bool [T, B]."""
         return ~self.inputs.episode_starts[1:]
 
+    def split(self, parts: int) -> list["Rollout"]:
+        """The rollout cut into parts of about as many environments each; finished episodes stay with the first."""
+        cuts = np.array_split(np.arange(self.reward.shape[1]), parts)
+        none = self.episode_return[:0], self.episode_length[:0]
+        rollouts = []
+        for cut in cuts:
+            rows = slice(cut[0], cut[-1] + 1)
+            rollouts.append(
+                Rollout(
+                    Inputs(*(leaf[:, rows].contiguous() for leaf in self.inputs)),
+                    self.action[:, rows],
+                    self.reward[:, rows],
+                    self.terminated[:, rows],
+                    self.behaviour_logits[:, rows],
+                    type(self.initial_state)(*(leaf[rows] for leaf in self.initial_state)),
+                    *((self.episode_return, self.episode_length) if rows.start == 0 else none),
+                )
+            )
+        return rollouts
+
 
 @torch.no_grad()
 def collect(

@@ -10,16 +10,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy and Numba are load
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import argparse
-import platform
 import time
 
 import gymnasium
 import numba
 import numpy as np
 
+from benchmarks.report import Report
 from engram.envs import ENVS, make_vec
 
 NUM_ENVS = 600
+COLUMNS = {
+    f"environment, {NUM_ENVS} members": "",
+    "M steps/s, copy=False": ".2f",
+    "M steps/s, copy=True": ".2f",
+    "M steps/s, SyncVectorEnv": ".4f",
+    "ratio": ".0f",
+    "make, s": ".4f",
+}
 
 
 def steps_per_second(envs, actions: np.ndarray, seconds: float) -> float:
@@ -43,33 +51,23 @@ def construction_seconds(name: str) -> float:
     return time.perf_counter() - start
 
 
-def cpu() -> str:
-    """Name of the processor."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0, help="time per measurement")
-    seconds = parser.parse_args().seconds
-    print(f"{cpu()}, {os.cpu_count()} cores, {numba.get_num_threads()} thread; {NUM_ENVS} members")
-    versions = f"numpy {np.__version__}, numba {numba.__version__}, gymnasium {gymnasium.__version__}"
-    print(f"Python {platform.python_version()}, {versions}\n")
-    print("| environment | M steps/s, copy=False | M steps/s, copy=True | M steps/s, SyncVectorEnv | ratio | make, s |")
-    print("|---|---|---|---|---|---|")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers there")
+    args = parser.parse_args()
+    report = Report(numba.get_num_threads(), ("numpy", "numba", "gymnasium"), COLUMNS)
     for name, (gymnasium_id, _) in ENVS.items():
         batched = make_vec(name, NUM_ENVS)
         actions = np.random.default_rng(0).integers(0, batched.single_action_space.n, (31, NUM_ENVS))
-        copying = steps_per_second(batched, actions, seconds)
-        shared = steps_per_second(make_vec(name, NUM_ENVS, copy=False), actions, seconds)
+        copying = steps_per_second(batched, actions, args.seconds)
+        shared = steps_per_second(make_vec(name, NUM_ENVS, copy=False), actions, args.seconds)
         singles = gymnasium.make_vec(gymnasium_id, NUM_ENVS, vectorization_mode="sync")
-        one_by_one = steps_per_second(singles, actions, seconds)
-        speeds = f"{shared / 1e6:.2f} | {copying / 1e6:.2f} | {one_by_one / 1e6:.4f} | {copying / one_by_one:.0f}"
-        print(f"| {name} | {speeds} | {construction_seconds(name):.4f} |")
+        one_by_one = steps_per_second(singles, actions, args.seconds)
+        speeds = shared / 1e6, copying / 1e6, one_by_one / 1e6, copying / one_by_one
+        report.add(name, *speeds, construction_seconds(name))
+    if args.json:
+        report.save(args.json)
 
 
 if __name__ == "__main__":

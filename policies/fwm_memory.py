@@ -102,20 +102,19 @@ def _dual(memory, entry, query, starts, key):
     """
     key1, key2, value, rate = (x.transpose(0, 1) for x in entry)  # [B, T, ...] from here on
     episode = starts.T.cumsum(1)  # [B, T], 0 as long as the carried memory lives
-    carried = (episode == 0).to(value.dtype)
     reaches_back = may_be_any(episode == 0)  # else every row starts an episode here, and F_0 is never read
-    together = (episode[:, :, None] == episode[:, None, :]).to(value.dtype).tril()  # s <= t in one episode
+    apart = ~(episode[:, :, None] == episode[:, None, :]).tril()  # unless s <= t in one episode
 
     def products(k1, k2):
-        """<address(k1, k2)_t, written address_s>, [B, T, T]."""
+        """<address(k1, k2)_t, written address_s>, [B, T, T], zero where s is not in the past of t."""
         scores = k1 @ key1.transpose(1, 2), k2 @ key2.transpose(1, 2)
-        return scores[0] * scores[1] if key == "tensor" else scores[0] + scores[1]
+        return (scores[0] * scores[1] if key == "tensor" else scores[0] + scores[1]).masked_fill(apart, 0)
 
     def carried_read(k1, k2):
         """F_0 address(k1, k2), [B, T, d], zero where F_0 is gone."""
-        return carried[..., None] * (address(k1, k2, key) @ memory.transpose(1, 2))
+        return (address(k1, k2, key) @ memory.transpose(1, 2)).masked_fill(episode[..., None] > 0, 0)
 
-    gram = products(key1, key2) * together
+    gram = products(key1, key2)
     retained = carried_read(key1, key2) if reaches_back else torch.zeros_like(value)
     written, scale, square = _Writes.apply(
         gram, retained, value, rate, memory.square().sum((1, 2)) if reaches_back else None, starts.T
@@ -124,7 +123,7 @@ def _dual(memory, entry, query, starts, key):
     n, e, asked = query.n.transpose(0, 1), query.e.transpose(0, 1), []
     for partner in e.unbind(2):
         asked.append(n)
-        read = (products(n, partner) * together) @ written
+        read = products(n, partner) @ written
         if reaches_back:
             read = read + carried_read(n, partner)
         n = F.layer_norm(read / scale[..., None], value.shape[-1:], eps=LAYER_NORM_EPS)
@@ -140,10 +139,10 @@ def _fold(memory, entry, written, scale, starts, key):
     episode = starts.cumsum(0)
     alive = episode == episode[-1]  # [T, B]
     first = int(alive.any(1).int().argmax()) if alive.device.type == "cpu" else 0  # earlier writes are gone in all rows
-    addresses = address(entry.key1[first:], entry.key2[first:], key) * alive[first:, :, None]
+    addresses = address(entry.key1[first:], entry.key2[first:], key).masked_fill(~alive[first:, :, None], 0)
     new = written[:, first:].transpose(1, 2) @ addresses.transpose(0, 1)
     if memory is not None:
-        new = new + memory * (episode[-1] == 0)[:, None, None]
+        new = new + memory.masked_fill(episode[-1, :, None, None] > 0, 0)
     return new / scale[:, -1, None, None]
 
 
@@ -175,7 +174,8 @@ class _Writes(torch.autograd.Function):
             was = x / scale[:, None]
             u = value[:, t] - was
             c = rate[:, t]
-            written[:, t] = (scale * c)[:, None] * u
+            # a NaN lives on in the scale; here it would outlive its episode, as 0 * NaN in the products over steps
+            written[:, t] = torch.nan_to_num((scale * c)[:, None] * u)
             old[:, t] = was
             square = norm2 + 2 * c * (u * was).sum(1) + c.square() * diagonal[:, t] * u.square().sum(1)
             m2 = square.clamp(min=1)

@@ -1,0 +1,451 @@
+"""What every core of the registry promises, at tiny sizes and mostly in float64."""
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import functional_call
+from torch.testing import assert_close
+
+import engram.policies.core
+from engram.policies import CORES, FWM, core_config, fwm_memory, lstm, make_core
+
+D, T, B = 3, 7, 3
+NAN = float("nan")
+
+SMALL = {FWM.Config: {"memory_size": 3, "num_reads": 2}}
+"""sizes for the tests, where those of a configuration cut down to 4 will not do: widths should differ"""
+
+CASES = [(name, {}) for name in CORES] + [("fwm", {"key": "concat"}), ("fwm", {"write_scale": 3.0, "residual": False})]
+"""every core, and choices that lead another way through one"""
+
+GOLDEN = [
+    # name, choices, outputs [-1, 0, :4], sum of the outputs, sums of squares of the leaves of the last state
+    (
+        *("lstm", {"hidden_size": 4}, [0.11274101, 0.21901589, 0.05905209, -0.10244866], 1.45955497),
+        [0.11083756, 1.12410032],
+    ),
+    (
+        *("fwm", {}, [-0.25742750, -0.15029482, -0.15519069, -0.02990733], -5.60077435),
+        [0.11083756, 1.12410032, 0.01532214],
+    ),
+    (
+        *("fwm-metarl", {}, [-0.25722935, -0.14827682, -0.15752998, -0.02944328], -5.60034935),
+        [0.11083756, 1.12410032, 0.01532214],
+    ),
+    (
+        *("fwm", {"query_activation": "tanh-e"}, [-0.25738212, -0.14984399, -0.15571442, -0.02980247], -5.60067683),
+        [0.11083756, 1.12410032, 0.01532214],
+    ),
+    (
+        *("fwm-lm", {}, [-0.23994919, 0.03538920, -0.36968396, 0.01199088], -5.56105344),
+        [0.11083756, 1.12410032, 0.13091883],
+    ),
+    (
+        *("fwm", {"key": "concat"}, [-0.28335773, -0.50495305, 0.24703997, -0.10202494], -5.88965464),
+        [0.11083756, 1.12410032, 0.12660506],
+    ),
+]
+"""of `golden_run`; computed once from the papers' equations by a program that shares nothing with this one"""
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *map(str, case[1].values())]), scope="module")
+def case(request):
+    return request.param
+
+
+@pytest.fixture
+def core(case):
+    return small_core(case)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_chunks():
+    """Lets sequences of T steps take more than one chunk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fwm_memory, "CHUNK", 3)
+        yield
+
+
+def small_core(case, dtype=torch.float64):
+    name, choices = case
+    config = core_config(name)
+    sizes = {field: min(value, 4) for field, value in vars(config).items() if type(value) is int}
+    torch.manual_seed(0)
+    return make_core(name, D, **sizes | SMALL.get(type(config), {}) | choices).to(dtype)
+
+
+def random_inputs(core, steps=T):
+    """xs [steps, B, D] and a state away from the initial one, with gradient; the same at every call."""
+    torch.manual_seed(1)
+    initial = core.initial_state(B)
+    state = type(initial)(*((leaf + torch.randn_like(leaf)).detach().requires_grad_() for leaf in initial))
+    return torch.randn(steps, B, D, dtype=initial[0].dtype, requires_grad=True), state
+
+
+def some_starts():
+    """Row 0 starts in the middle; row 1 at once and last; row 2 nowhere. [T, B]"""
+    starts = torch.zeros(T, B, dtype=torch.bool)
+    starts[4, 0] = starts[0, 1] = starts[T - 1, 1] = True
+    return starts
+
+
+def start_patterns():
+    """All of bool [1 .. T, B]."""
+    return st.integers(1, T).flatmap(
+        lambda steps: st.lists(st.booleans(), min_size=steps * B, max_size=steps * B).map(
+            lambda flat: torch.tensor(flat).view(steps, B)
+        )
+    )
+
+
+def stepped(core, xs, state, starts, report=(), donate=False):
+    """What `forward` has to equal: a reset and a step for each x."""
+    outputs = []
+    for x, start in zip(xs, starts, strict=True):
+        outputs.append(core.step(x, core.reset(state, start), report, donate))
+        state = outputs[-1].state
+    return (
+        torch.stack([output.ys for output in outputs]),
+        state,
+        {name: torch.stack([output.report[name] for output in outputs]) for name in report},
+    )
+
+
+def pick(state, index):
+    return type(state)(*(leaf[index] for leaf in state))
+
+
+def clone(state):
+    return type(state)(*(leaf.detach().clone() for leaf in state))
+
+
+def gradients(core, output, *others):
+    """To the parameters and `others`, of a fixed random combination of everything differentiable in `output`."""
+    ys, state, reports = output
+    generator = torch.Generator().manual_seed(2)
+    parts = [ys, *state, *(reports[name] for name in core.aux_losses if name in reports)]
+    total = sum((torch.randn(x.shape, dtype=x.dtype, generator=generator) * x).sum() for x in parts)
+    return torch.autograd.grad(total, [*core.parameters(), *others], materialize_grads=True)
+
+
+def same(actual, expected):
+    assert_close(tuple(actual), tuple(expected), rtol=1e-9, atol=1e-10)
+
+
+# --- forward is the recurrence --------------------------------------------------------------------------------------
+
+
+@settings(max_examples=10, deadline=None)
+@given(starts=start_patterns())
+def test_forward_is_a_loop_of_step(case, starts):
+    core = small_core(case)
+    xs, state = random_inputs(core, len(starts))
+    report = core.aux_losses + core.diagnostics
+    expected, output = stepped(core, xs, state, starts, report), core(xs, state, starts, report)
+    same(output, expected)
+    same(gradients(core, output, xs, *state), gradients(core, expected, xs, *state))
+    without_reports = core(xs, state, starts)
+    same(without_reports[:2], expected[:2])
+    same(gradients(core, without_reports, xs, *state), gradients(core, (*expected[:2], {}), xs, *state))
+
+
+def test_no_starts(core):
+    xs, state = random_inputs(core)
+    nowhere = torch.zeros(T, B, dtype=torch.bool)
+    output, expected = core(xs, state), stepped(core, xs, state, nowhere)
+    same(output, expected)
+    same(gradients(core, output, xs, *state), gradients(core, expected, xs, *state))
+
+
+def test_where_looking_at_the_starts_would_wait(core, monkeypatch):
+    """On a device the branches that skip work are not taken."""
+    for module in (engram.policies.core, lstm, fwm_memory):
+        monkeypatch.setattr(module, "may_be_any", lambda mask: True)
+    for starts in (torch.zeros(T, B, dtype=torch.bool), torch.ones(T, B, dtype=torch.bool), some_starts()):
+        xs, state = random_inputs(core)
+        output, expected = core(xs, state, starts), stepped(core, xs, state, starts)
+        same(output, expected)
+        same(gradients(core, output, xs, *state), gradients(core, expected, xs, *state))
+
+
+def test_gradients_are_those_of_differences(core):
+    xs, state = random_inputs(core, 3)
+    starts = torch.tensor([[False, True, False], [False] * B, [True, False, False]])
+    names = [name for name, _ in core.named_parameters()]
+
+    def function(xs, *leaves):
+        given, parameters = leaves[: len(state)], leaves[len(state) :]
+        output = functional_call(
+            core, dict(zip(names, parameters, strict=True)), (xs, type(state)(*given), starts, core.aux_losses)
+        )
+        return output.ys, *output.state, *output.report.values()
+
+    assert torch.autograd.gradcheck(function, (xs, *state, *core.parameters()), fast_mode=True)
+
+
+def test_float32(case):
+    core = small_core(case, torch.float32)
+    xs, state = random_inputs(core)
+    ys = core(xs, state, some_starts()).ys
+    expected = copy.deepcopy(core).double()(xs.double(), type(state)(*(leaf.double() for leaf in state)), some_starts())
+    assert ys.dtype == torch.float32
+    assert (ys - expected.ys).abs().max() < 1e-4 * expected.ys.abs().max()
+
+
+def test_any_memory_layout(case):
+    """Strided inputs and states, as slices of a larger batch are; without gradient too."""
+    for dtype, enabled in ((torch.float64, True), (torch.float32, False)):
+        core = small_core(case, dtype)
+        xs, state = random_inputs(core)
+
+        def strided(x):
+            return torch.stack([x, x], dim=-1)[..., 0]
+
+        with torch.set_grad_enabled(enabled):
+            for length in (1, T):
+                expected = core(xs[:length], state, some_starts()[:length])
+                given = type(state)(*map(strided, state))
+                assert_close(tuple(core(strided(xs[:length]), given, some_starts()[:length])), tuple(expected))
+
+
+# --- episodes, cuts, rows, time -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=5, deadline=None)
+@given(starts=start_patterns())
+def test_an_episode_is_a_sequence_of_its_own(case, starts):
+    """Row by row: outputs, last states and summed gradients of parameters and inputs."""
+    core = small_core(case)
+    xs, state = random_inputs(core, len(starts))
+    output = core(xs, state, starts)
+    ys = torch.empty_like(output.ys)
+    lasts = []
+    for b in range(B):
+        cuts = sorted({0, *starts[:, b].nonzero()[:, 0].tolist(), len(starts)})
+        for begin, end in pairwise(cuts):
+            before = core.initial_state(1) if starts[begin, b] else pick(state, slice(b, b + 1))
+            ys[begin:end, b : b + 1], last, _ = core(xs[begin:end, b : b + 1], before)
+        lasts.append(last)
+    last = type(state)(*(torch.cat(leaves) for leaves in zip(*lasts, strict=True)))
+    same(output, (ys, last, {}))
+    same(gradients(core, output, xs, *state), gradients(core, (ys, last, {}), xs, *state))
+
+
+def test_a_sequence_may_be_cut_anywhere(core):
+    xs, state = random_inputs(core)
+    starts, whole = some_starts(), core(xs, state, some_starts())
+    for cut in range(1, T):
+        ys, between, _ = core(xs[:cut], state, starts[:cut])
+        more, last, _ = core(xs[cut:], between, starts[cut:])
+        parts = torch.cat([ys, more]), last, {}
+        same(parts, whole)
+        same(gradients(core, parts, xs, *state), gradients(core, whole, xs, *state))
+
+
+def test_rows_are_independent(core):
+    xs, state = random_inputs(core)
+    starts, output = some_starts(), core(xs, state, some_starts())
+    order = torch.tensor([2, 0, 1])
+    permuted = core(xs[:, order], pick(state, order), starts[:, order])
+    same(permuted, (output.ys[:, order], pick(output.state, order), {}))
+    *from_state, from_xs = torch.autograd.grad(output.ys[:, 0].sum(), [*state, xs], materialize_grads=True)
+    assert not from_xs[:, 1:].any()
+    assert not any(leaf[1:].any() for leaf in from_state)
+
+
+def test_outputs_remember_their_episode_and_nothing_else(core):
+    xs, state = random_inputs(core)
+    starts, ys = some_starts(), core(xs, state, some_starts()).ys
+    weights = torch.randn_like(ys)
+    for t in range(T):
+        for b in range(B):
+            begin = max([0, *starts[: t + 1, b].nonzero()[:, 0].tolist()])
+            *from_state, from_xs = torch.autograd.grad(
+                (weights[t, b] * ys[t, b]).sum(), [*state, xs], retain_graph=True, materialize_grads=True
+            )
+            reached = from_xs[:, b].any(dim=1).tolist()
+            assert reached == [begin <= s <= t for s in range(T)]
+            assert any(leaf[b].any() for leaf in from_state) == (not starts[: t + 1, b].any())
+
+
+@pytest.mark.parametrize("way", ["forward", "forward float32", "step float32"])
+@pytest.mark.parametrize("start", [0, 1, 4])
+def test_nan_ends_with_its_episode(case, start, way):
+    """Planted in a leaf of row 1, it is gone where row 1 starts and never gets into another row."""
+    core = small_core(case, torch.float32 if "float32" in way else torch.float64)
+    run = stepped if "step" in way else core
+    xs, state = random_inputs(core)
+    starts = torch.zeros(T, B, dtype=torch.bool)
+    starts[start, 1] = starts[start + 1, 0] = True
+    with torch.no_grad():
+        expected = run(*([core] if run is stepped else []), xs, clone(state), starts)
+        for field in range(len(state)):
+            poisoned = clone(state)
+            poisoned[field][1] = NAN
+            ys, last, _ = run(*([core] if run is stepped else []), xs, poisoned, starts)
+            hidden = torch.zeros(T, B, 1, dtype=torch.bool)
+            hidden[:start, 1] = True
+            assert_close(ys.masked_fill(hidden, 0), expected[0].masked_fill(hidden, 0))
+            assert_close(tuple(last), tuple(expected[1]))
+
+
+# --- what is left alone ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inputs_are_left_alone(case, dtype):
+    core = small_core(case, dtype)
+    xs, state = random_inputs(core)
+    starts = some_starts()
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            for length in (1, T):
+                given = xs.detach().clone(), clone(state), starts.clone()
+                core(given[0][:length], given[1], given[2][:length])
+                core.step(given[0][0], given[1])
+                core.reset(given[1], starts[0])
+                assert_close(given, (xs.detach(), clone(state), starts), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_donating_the_state_changes_no_result(case, dtype):
+    core = small_core(case, dtype)
+    xs, state = random_inputs(core)
+    for length in (1, 2, T):
+        starts = some_starts()[:length]
+        with torch.no_grad():
+            expected = core(xs[:length], clone(state), starts)
+            assert_close(core(xs[:length], clone(state), starts, donate=True), expected)
+            expected = stepped(core, xs[:length], clone(state), starts)
+            assert_close(stepped(core, xs[:length], clone(state), starts, donate=True), expected)
+        expected, output = core(xs[:length], state, starts), core(xs[:length], state, starts, donate=True)
+        assert_close(gradients(core, output, xs, *state), gradients(core, expected, xs, *state))
+
+
+def test_the_module_keeps_no_state(core):
+    xs, state = random_inputs(core)
+    before = copy.deepcopy(core.state_dict())
+    first, second = core(xs, state, some_starts()), core(xs, state, some_starts())
+    assert_close(first, second, rtol=0, atol=0)
+    assert_close(dict(core.state_dict()), dict(before), rtol=0, atol=0)
+
+
+# --- states and reports ---------------------------------------------------------------------------------------------
+
+
+def test_shapes(core):
+    initial = core.initial_state(5)
+    for leaf, one in zip(initial, core.initial_state(1), strict=True):
+        assert leaf.shape == (5, *one.shape[1:])
+        assert_close(leaf, one.expand_as(leaf), rtol=0, atol=0)
+        assert leaf.dtype == torch.float64
+    ys, state, _ = core(torch.randn(T, 5, D, dtype=torch.float64), initial)
+    assert ys.shape == (T, 5, core.output_size)
+    assert type(state) is type(initial)
+    assert [leaf.shape for leaf in state] == [leaf.shape for leaf in initial]
+    assert core.input_size == D
+
+
+def test_reports(core):
+    xs, state = random_inputs(core)
+    names = core.aux_losses + core.diagnostics
+    everything = core(xs, state, some_starts(), names)
+    assert tuple(everything.report) == names
+    same(everything[:2], core(xs, state, some_starts())[:2])
+    for name in names:
+        report = core(xs, state, some_starts(), (name,)).report
+        assert tuple(report) == (name,)
+        same([report[name]], [everything.report[name]])
+        assert report[name].requires_grad == (name in core.aux_losses)
+        assert report[name].shape[:2] == (T, B)
+        assert report[name].dim() == 2 or name in core.diagnostics
+        assert report[name].isfinite().all()
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["forward", "step"])
+@pytest.mark.parametrize(("name", "choices", "last_outputs", "total", "squares"), GOLDEN)
+def test_golden_run(name, choices, last_outputs, total, squares, form):
+    """The j-th parameter is 0.4 sin(1 + 0.37 j + 0.71 n) over its entries n; four steps, row 1 starts before the third."""
+    if name.startswith("fwm"):
+        choices = {"hidden_size": 4, "memory_size": 3, "num_reads": 3, **choices}
+    core = make_core(name, 3, **choices).double()
+    with torch.no_grad():
+        for j, parameter in enumerate(core.parameters()):
+            n = torch.arange(parameter.numel(), dtype=torch.float64).view_as(parameter)
+            parameter.copy_(0.4 * torch.sin(1 + 0.37 * j + 0.71 * n))
+    t, b, i = torch.meshgrid(torch.arange(4.0), torch.arange(2.0), torch.arange(3.0), indexing="ij")
+    xs = torch.sin(0.5 + 0.9 * t.double() + 1.3 * b + 0.41 * i)
+    starts = torch.zeros(4, 2, dtype=torch.bool)
+    starts[2, 1] = True
+    run = core if form == "forward" else lambda *inputs: stepped(core, *inputs)
+    ys, state, _ = run(xs, core.initial_state(2), starts)
+    numbers = [*ys[3, 0, :4].tolist(), ys.sum().item(), *(leaf.square().sum().item() for leaf in state)]
+    assert numbers == pytest.approx([*last_outputs, total, *squares], abs=1.01e-8)
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+def message(call):
+    """Of the ValueError that `call` raises, which has to be one line."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 -- its callers look at the message
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "got"),
+    [
+        (torch.zeros(T, B, D + 1, dtype=torch.float64), f"[{T}, {B}, {D + 1}] torch.float64"),
+        (torch.zeros(B, D, dtype=torch.float64), f"[{B}, {D}] torch.float64"),
+        (torch.zeros(T, B, D, dtype=torch.int64), f"[{T}, {B}, {D}] torch.int64"),
+    ],
+)
+def test_wrong_inputs(core, inputs, got):
+    assert message(lambda: core(inputs, core.initial_state(B))) == (
+        f"{type(core).__name__} reads floating-point inputs [T, B, {D}], got {got}"
+    )
+
+
+def test_wrong_states(core):
+    xs, state = random_inputs(core)
+    assert "continues from" in message(lambda: core(xs, tuple(state)))
+    assert "got tuple" in message(lambda: core(xs, tuple(state)))
+    assert f"state.{state._fields[0]} must be [{B}, " in message(lambda: core(xs, core.initial_state(B + 1)))
+    field = state._fields[-1]
+    wider = state._replace(**{field: torch.cat([state[-1], state[-1]], dim=-1)})
+    assert f"state.{field} must be {list(state[-1].shape)}, got {list(wider[-1].shape)}" in message(
+        lambda: core(xs, wider)
+    )
+
+
+def test_wrong_reports(core):
+    xs, state = random_inputs(core)
+    text = message(lambda: core(xs, state, None, ("nonsense",)))
+    assert "'nonsense'" in text
+    assert str(core.aux_losses + core.diagnostics) in text
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_wrong_configurations(name):
+    """No size may be 0, and a choice among names takes only those."""
+    for field, value in vars(core_config(name)).items():
+        wrong = {int: 0, str: "nonsense"}.get(type(value))
+        if wrong is not None:
+            assert f"{field}={wrong!r}, but it must be" in message(lambda: make_core(name, D, **{field: wrong}))  # noqa: B023
+    text = message(lambda: make_core(name, D, hiden_size=3))
+    assert repr(name) in text
+    assert "hiden_size" in text
+    assert ", ".join(vars(core_config(name))) in text
+
+
+def test_unknown_core():
+    assert message(lambda: make_core("lsmt", D)) == f"no core is called 'lsmt'; choose from {', '.join(CORES)}"
