@@ -21,6 +21,8 @@ class A2C:
     """weight of the squared error of the baseline"""
     entropy_cost: float = 0.01
     """weight of the policy's entropy, in nats"""
+    reward_scale: float = 1.0
+    """factor of rewards in the loss, so that one set of costs fits games of any currency; scores stay unscaled"""
     returns: Literal["n-step", "monte-carlo"] = "n-step"
     """bootstrap where the rollout ends, or learn from episodes that terminate inside it alone"""
     trace_decay: float = 1.0
@@ -28,16 +30,23 @@ class A2C:
     aux_cost: float = 1.0
     """weight of the core's own losses, where it has any"""
 
+    def __post_init__(self):
+        for name in ("discount", "trace_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                flag = f"--agent.{name.replace('_', '-')}"
+                raise ValueError(f"{name}={getattr(self, name)}, but it must be between 0 and 1 ({flag})")
+
     def loss(self, policy: Policy, rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a rollout that `policy` has played, and its parts by name."""
         aux_losses = policy.core.aux_losses
         output, _ = policy(rollout.inputs, rollout.initial_state, aux_losses)
         logits, baseline = output.policy_logits[:-1], output.baseline
+        rewards = self.reward_scale * rollout.reward
         mask, discounts = rollout.mask, self.discount * ~rollout.terminated
         if self.returns == "n-step":
-            returns = n_step_returns(rollout.reward, discounts, baseline, mask, self.trace_decay)
+            returns = n_step_returns(rewards, discounts, baseline, mask, self.trace_decay)
         else:
-            returns, mask = monte_carlo_returns(rollout.reward, discounts, rollout.terminated, mask)
+            returns, mask = monte_carlo_returns(rewards, discounts, rollout.terminated, mask)
         weights = mask / mask.sum().clamp(min=1)
 
         advantages = returns - baseline[:-1]

@@ -54,7 +54,7 @@ class Config:
     agent_name: tyro.conf.Fixed[str]
     agent: Any
     policy: PolicyConfig = PolicyConfig()
-    optim: OptimConfig = OptimConfig()
+    optim: OptimConfig = field(default_factory=OptimConfig)
     unroll_length: int = 20
     """steps of each environment between updates"""
     total_steps: int = 10_000_000
@@ -80,18 +80,25 @@ class Config:
                 raise ConfigError(f"{name}={getattr(self, name)}, but it must be at least 1 (--{_flag(name)})")
         if self.env.num_envs < 1:
             raise ConfigError(f"env.num_envs={self.env.num_envs}, but it must be at least 1 (--env.num-envs)")
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed}, but it must be at least 0 (--seed)")
+        if self.optim.minibatches > self.env.num_envs:
+            raise ConfigError(
+                f"optim.minibatches={self.optim.minibatches}, but it must be at most env.num_envs={self.env.num_envs} "
+                "(--optim.minibatches, --env.num-envs)"
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed={self.seed}, but it must be at least 0 and below 2**32 (--seed)")
 
     def torch_device(self) -> torch.device:
         """The device meant by `device`. Raises ConfigError if it is not there."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.partition(":")[0] not in ("cpu", "cuda"):
+            raise ConfigError(f"there is no --device {self.device}; choose auto, cpu, cuda or cuda:N")
         try:
             return torch.zeros((), device=self.device).device
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"cannot use --device {self.device} ({reason}); choose auto, cpu or cuda") from error
+            raise ConfigError(f"cannot use --device {self.device} ({reason}); choose another, or auto") from error
 
     def new_folder(self) -> Path:
         """Where the run goes: `folder`, else the first free one named after the run."""
@@ -124,7 +131,7 @@ def parse(
     chooser.add_argument("--resume")
     chosen, rest = chooser.parse_known_args(argv)
     if chosen.resume is not None:
-        if len(argv) > 2 or rest:
+        if argv not in (["--resume", chosen.resume], [f"--resume={chosen.resume}"]):
             raise ConfigError(f"--resume {chosen.resume} continues that run with its own config; drop the other flags")
         return None, chosen.resume
     default = make_config(chosen.env, chosen.core, chosen.agent, chosen.preset, env_options, preset)

@@ -25,9 +25,9 @@ class Score(NamedTuple):
         return float(self.returns.mean())
 
     @property
-    def standard_error(self) -> float:
-        """Of the mean, over episodes; nan for a single one."""
-        return float(self.returns.std(ddof=1) / np.sqrt(len(self.returns))) if len(self.returns) > 1 else float("nan")
+    def standard_error(self) -> float | None:
+        """Of the mean, over episodes; none for a single one."""
+        return float(self.returns.std(ddof=1) / np.sqrt(len(self.returns))) if len(self.returns) > 1 else None
 
 
 def evaluate(actor: Actor, envs, episodes: int, seed: int) -> Score:
@@ -36,9 +36,9 @@ def evaluate(actor: Actor, envs, episodes: int, seed: int) -> Score:
     quota = np.full(envs.num_envs, episodes // envs.num_envs)
     quota[: episodes % envs.num_envs] += 1
     returns = [[] for _ in quota]
-    while any(len(own) < wanted for own, wanted in zip(returns, quota)):
+    while any(len(own) < wanted for own, wanted in zip(returns, quota, strict=True)):
         _, _, ended = stepper.step(actor(stepper.inputs))
-        for member, value in zip(ended.member, ended.episode_return):
+        for member, value in zip(ended.member, ended.episode_return, strict=True):
             if len(returns[member]) < quota[member]:
                 returns[member].append(value)
     return Score(np.array([value for own in returns for value in own]))

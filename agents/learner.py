@@ -27,6 +27,17 @@ class OptimConfig:
     max_grad_norm: float | None = None
     """norm to which the gradient of all parameters is clipped; none for no clipping"""
 
+    def __post_init__(self):
+        for name, valid, demand in (
+            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("final_fraction", 0 <= self.final_fraction <= 1, "between 0 and 1"),
+            ("minibatches", self.minibatches >= 1, "at least 1"),
+            ("max_grad_norm", self.max_grad_norm is None or self.max_grad_norm > 0, "above 0, or None"),
+        ):
+            if not valid:
+                flag = f"--optim.{name.replace('_', '-')}"
+                raise ValueError(f"{name}={getattr(self, name)}, but it must be {demand} ({flag})")
+
     def build(self, parameters) -> torch.optim.Optimizer:
         if self.optimizer == "adam":
             return torch.optim.Adam(parameters, lr=self.learning_rate, eps=self.epsilon)
@@ -67,8 +78,11 @@ class Learner:
         loss, metrics = self.agent.loss(self.policy, rollout)
         self.optimizer.zero_grad()
         loss.backward()
-        limit = math.inf if self.optim.max_grad_norm is None else self.optim.max_grad_norm
-        grad_norm = nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
+        parameters = [p for p in self.policy.parameters() if p.grad is not None]
+        grad_norm = nn.utils.get_total_norm([p.grad for p in parameters])
+        if self.optim.max_grad_norm is not None:
+            finite = grad_norm.nan_to_num(0.0, posinf=0.0)  # scaling by NaN would hide from `check` where it arose
+            nn.utils.clip_grads_with_norm_(parameters, self.optim.max_grad_norm, finite)
         self.optimizer.step()
         self.updates += 1
         return {"loss": loss.detach(), **metrics, "grad_norm": grad_norm}
@@ -77,7 +91,8 @@ class Learner:
         """Raise Diverged, naming the parameters concerned, unless the last update was finite."""
         if math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"]):
             return
-        broken = [n for n, p in self.policy.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+        gradients = {name: p.grad for name, p in self.policy.named_parameters() if p.grad is not None}
+        broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
         raise Diverged(
             f"update {self.updates}: the loss is {float(metrics['loss'])}, the gradient is not finite in "
             f"{', '.join(broken) or 'no parameter'}; try a lower --optim.learning-rate or --optim.max-grad-norm"

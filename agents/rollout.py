@@ -74,7 +74,7 @@ def collect(
         logits.append(output.policy_logits[0])
         ended.append(finished)
     rollout = Rollout(
-        Inputs(*(torch.stack(leaves) for leaves in zip(*inputs))),
+        Inputs(*(torch.stack(leaves) for leaves in zip(*inputs, strict=True))),
         torch.stack(actions),
         torch.stack(rewards),
         torch.stack(terminations),

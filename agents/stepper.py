@@ -10,7 +10,7 @@ from engram.policies import Inputs
 
 
 class EnvError(Exception):
-    """An environment raised while it was stepped."""
+    """An environment raised while it was reset or stepped."""
 
 
 class Finished(NamedTuple):
@@ -30,7 +30,7 @@ class Stepper:
 
     def __init__(self, envs, seed: int | None = None, device: torch.device | str = "cpu", options: dict | None = None):
         self.envs, self.device = envs, torch.device(device)
-        observation, _ = envs.reset(seed=seed, options=options)
+        observation, _ = self._call(envs.reset, seed=seed, options=options)
         n = envs.num_envs
         self._ended = np.zeros(n, bool)  # whether the current observation is the last of its episode
         self._return, self._length = np.zeros(n), np.zeros(n, np.int64)
@@ -39,10 +39,7 @@ class Stepper:
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Finished]:
         """action int64 [B] -> reward float32 [B], terminated bool [B], the episodes that ended."""
         starts, acted = self._ended, action.cpu().numpy()
-        try:
-            observation, reward, terminated, truncated, _ = self.envs.step(acted)
-        except Exception as error:
-            raise EnvError(f"the environment {self.envs} raised {type(error).__name__}: {error}") from error
+        observation, reward, terminated, truncated, _ = self._call(self.envs.step, acted)
         reward = np.where(starts, 0, reward).astype(np.float32)
         self._return = np.where(starts, 0, self._return + reward)
         self._length = np.where(starts, 0, self._length + 1)
@@ -71,6 +68,12 @@ class Stepper:
         self.envs.unwrapped.load_state_dict(state["envs"])
         self._ended, self._return, self._length = state["ended"], state["episode_return"], state["length"]
         self.inputs = Inputs(**{name: x.to(self.device) for name, x in state["inputs"].items()})
+
+    def _call(self, method, *args, **options):
+        try:
+            return method(*args, **options)
+        except Exception as error:
+            raise EnvError(f"the environment {self.envs} raised {type(error).__name__}: {error}") from error
 
     def _inputs(self, observation, last_action, last_reward, episode_starts) -> Inputs:
         return Inputs(*(self._tensor(x) for x in (observation, last_action, last_reward, episode_starts)))
