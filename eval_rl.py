@@ -3,9 +3,11 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gymnasium.error import DependencyNotInstalled
 from rich.console import Console
 from rich.table import Table
 
@@ -58,42 +60,50 @@ def table(rows: list[dict[str, Any]]) -> Table:
     for split in splits:
         shown.add_column(split or "return", justify="right")
     for policy in dict.fromkeys(row["policy"] for row in rows):
-        cells = [f"{r['mean']:.2f} ± {r['standard_error']:.2f}" for r in rows if r["policy"] == policy]
+        cells = [cell(row["mean"], row["standard_error"]) for row in rows if row["policy"] == policy]
         shown.add_row(first["core"] if policy == AGENT else policy, *cells, style="bold" if policy == AGENT else None)
     return shown
+
+
+def cell(mean: float, standard_error: float | None) -> str:
+    return f"{mean:.2f}" if standard_error is None else f"{mean:.2f} ± {standard_error:.2f}"
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="eval_rl.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     parser.add_argument("--split", choices=("train", "test", "valid", "both"), default="both", help="both: train, test")
-    parser.add_argument("--episodes", type=positive, help="episodes of each policy (default: one on every level)")
-    parser.add_argument("--seed", type=int, default=0, help="of actions and episodes")
+    parser.add_argument("--episodes", type=integer(1), help="episodes of each policy (default: one on every level)")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of actions and episodes")
     parser.add_argument("--greedy", action="store_true", help="take the likeliest action instead of drawing one")
     parser.add_argument("--json", metavar="FILE", help="also write the scores there")
     args = parser.parse_args(argv)
-    rows = []
+    rows, folders = [], list(dict.fromkeys(args.runs))
     try:
-        for folder in args.runs:
+        for folder in folders:
             for split in ("train", "test") if args.split == "both" else (args.split,):
                 rows += score(folder, split, args.episodes, args.seed, args.greedy)
                 if rows[-1]["split"] is None:
                     break  # the environment has no splits to tell apart
+        for folder in folders:
+            Console().print(table([row for row in rows if row["run"] == folder]))
         if args.json:
             write_atomically(Path(args.json), json.dumps(rows, indent=2).encode() + b"\n")
-    except (ConfigError, EnvError, RunError, ValueError, OSError) as error:
+    except (ConfigError, EnvError, RunError, DependencyNotInstalled, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for folder in args.runs:
-        Console().print(table([row for row in rows if row["run"] == folder]))
     return 0
 
 
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: it must be at least 1")
-    return value
+def integer(least: int) -> Callable[[str], int]:
+    """Reads an integer from `least` up to where seeds end."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) < 2**32:
+            raise argparse.ArgumentTypeError(f"{text!r}, but it must be an integer of at least {least} and below 2**32")
+        return int(text)
+
+    return read
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Train an agent with memory: python train_rl.py --env graph-pomdp --core fwm (--help shows every choice)."""
 
+import random
 import sys
 import time
 from collections import defaultdict
 
+import numpy as np
 import torch
+from gymnasium.error import DependencyNotInstalled
 
 from engram import envs
 from engram.agents.config import Config, ConfigError, from_json, parse, to_json
@@ -27,6 +30,8 @@ class Training:
 
     def __init__(self, config: Config):
         device, env = config.torch_device(), config.env
+        random.seed(config.seed)
+        np.random.seed(config.seed)  # noqa: NPY002 -- environments of others may draw from the global generator
         torch.manual_seed(config.seed)
         self.envs = envs.make_vec(env.name, env.num_envs, **env.options())
         self.test_envs = envs.make_vec(env.name, min(env.num_envs, config.eval_episodes), **env.options("test"))
@@ -53,21 +58,20 @@ class Training:
     def load_state_dict(self, state: dict) -> None:
         self.learner.load_state_dict(state["learner"])
         self.stepper.load_state_dict(state["stepper"])
-        self.core_state = type(self.core_state)(*state["core_state"])
+        self.core_state = type(self.core_state)(*(leaf.to(self.stepper.device) for leaf in state["core_state"]))
         self.generator.set_state(state["generator"])
         set_random_state(state["random"])
         self.step, self.rollouts = state["step"], state["rollouts"]
         self.window = defaultdict(list, state["window"])
 
 
-def train(config: Config, run: Run, training: Training) -> int:
-    """Train to the end, or to a signal; returns the exit status."""
+def train(config: Config, run: Run, training: Training, stop: StopRequest) -> int:
+    """Train to the end, or until `stop` is requested; returns the exit status."""
     learner = training.learner
+    if run.last_checkpoint is None:  # from its first moment a run can be resumed
+        run.save_checkpoint(training.step, training.state_dict())
     saved = time.monotonic()
-    with (
-        StopRequest() as stop,
-        Progress(config.total_steps, training.step, show=("return", "entropy", "test_return")) as progress,
-    ):
+    with Progress(config.total_steps, training.step, show=("return", "entropy", "test_return")) as progress:
         while training.step < config.total_steps and not stop.requested:
             rollout, training.core_state = collect(
                 training.stepper, learner.policy, training.core_state, config.unroll_length, training.generator
@@ -110,14 +114,14 @@ def main(argv: list[str]) -> int:
             run = Run.resume(folder)
             config = from_json(run.config)
             training = Training(config)
-            training.load_state_dict(run.load_checkpoint(config.torch_device())[1])
-        with run:
+            training.load_state_dict(run.load_checkpoint()[1])
+        with run, StopRequest() as stop:
             try:
                 print(f"run folder: {run.folder}", flush=True)
-                return train(config, run, training)
+                return train(config, run, training, stop)
             except (Diverged, EnvError) as error:
                 raise RunError(f"{error}; the last good checkpoint is {run.last_checkpoint or 'none'}") from error
-    except (ConfigError, RunError, ValueError) as error:
+    except (ConfigError, EnvError, RunError, DependencyNotInstalled, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.report import Report
-from engram.policies import CORES, FWM, LSTM, Core
-from engram.policies import fwm_kernel
+from engram.policies import CORES, FWM, LSTM, Core, fwm_kernel
 
 INPUT_SIZE = 17  # observations of graph-pomdp
 MIN_ROUNDS = 5

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 
 NAME_WIDTH = 44
@@ -25,15 +25,16 @@ class Report:
             "cpu": cpu(),
             "cores": os.cpu_count(),
             "threads": threads,
-            "load": round(os.getloadavg()[0], 2),  # well above 0: other programs are running, and times are worth little
+            "load": round(os.getloadavg()[0], 2),  # above 0, other programs are running and times are worth little
             "python": platform.python_version(),
             **{name: version(name) for name in packages},
         }
-        *place, load = (f"{name} {self._machine[name]}" for name in ("cores", "threads", "load"))
-        print(f"{self._machine['cpu']}; {', '.join(place)}, {load} before the start")
-        print(", ".join(f"{name} {self._machine[name]}" for name in ("python", *packages)) + "\n")
+        self._layout = [f"<{NAME_WIDTH}", *(f">{max(6, len(heading))}" for heading in list(columns)[1:])]
+        machine = self._machine
+        print(f"{machine['cpu']}; {machine['cores']} cores, threads {threads}, load {machine['load']} before the start")
+        print(", ".join(f"{name} {machine[name]}" for name in ("python", *packages)) + "\n")
         self._print(columns)
-        self._print("-" * max(3, len(heading)) for heading in columns)
+        self._print(f"{'':-{cell}}" for cell in self._layout)
 
     def add(self, *cells: str | float | None) -> None:
         """Print a row of numbers behind its name; None leaves a cell empty."""
@@ -50,10 +51,8 @@ class Report:
         with open(path, "w") as file:
             json.dump({"machine": self._machine, "rows": self._rows, **self._notes}, file, indent=2)
 
-    def _print(self, cells) -> None:
-        name, *numbers = cells
-        widths = [max(3, len(heading)) for heading in self._columns][1:]
-        print(f"| {name:<{NAME_WIDTH}} | " + " | ".join(f"{n:>{w}}" for n, w in zip(numbers, widths)) + " |", flush=True)
+    def _print(self, cells: Iterable[str]) -> None:
+        print(f"| {' | '.join(map(format, cells, self._layout))} |", flush=True)
 
 
 def cpu() -> str:

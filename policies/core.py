@@ -95,7 +95,10 @@ class Core(nn.Module):
             return state
         initial = self.initial_state(len(starts))
         return type(state)(
-            *(torch.where(starts.view(-1, *[1] * (old.dim() - 1)), new, old) for new, old in zip(initial, state))
+            *(
+                torch.where(starts.view(-1, *[1] * (old.dim() - 1)), new, old)
+                for new, old in zip(initial, state, strict=True)
+            )
         )
 
     def check(self, xs: Tensor, state: State, report: tuple[str, ...]) -> None:
@@ -108,7 +111,7 @@ class Core(nn.Module):
         expected = self.initial_state(1)
         if type(state) is not type(expected):
             raise ValueError(f"{name} continues from {type(expected).__qualname__}, got {type(state).__qualname__}")
-        for field, leaf, like in zip(expected._fields, state, expected):
+        for field, leaf, like in zip(expected._fields, state, expected, strict=True):
             if leaf.shape != (xs.shape[1], *like.shape[1:]):
                 raise ValueError(
                     f"{name}: state.{field} must be {[xs.shape[1], *like.shape[1:]]}, got {list(leaf.shape)}"

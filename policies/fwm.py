@@ -35,7 +35,7 @@ class FWM(Core):
         key: Literal["tensor", "concat"] = "tensor"
         """two keys address the memory by their outer product or by their concatenation (App. E)"""
         write_scale: float | None = None
-        """s in F' = F + s beta (v - F k) k^T; none for 1 / d, which keeps a write contractive; 1 in the paper (Eq. 3)"""
+        """s in F' = F + s beta (v - F k) k^T; none for 1 / d, which keeps writes contractive; 1 in the paper (Eq. 3)"""
         query_activation: Literal["tanh", "tanh-e", "none"] = "tanh"
         """tanh on all queries (Eqs. 5, 6), on e_1 .. e_N alone, or on none"""
         beta_offset: float = 1.0
@@ -52,6 +52,10 @@ class FWM(Core):
         def __post_init__(self):
             for field in ("hidden_size", "memory_size", "num_reads"):
                 self.require(getattr(self, field) > 0, field, "at least 1")
+            self.require(self.key in ("tensor", "concat"), "key", "tensor or concat")
+            self.require(
+                self.query_activation in ("tanh", "tanh-e", "none"), "query_activation", "tanh, tanh-e or none"
+            )
 
         def build(self, input_size: int) -> "FWM":
             return FWM(input_size, self)

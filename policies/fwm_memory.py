@@ -90,136 +90,124 @@ def sequence(
         chunks.append((read, diagnosed))
     if len(chunks) == 1:
         return read, memory, diagnosed
-    reads, reports = zip(*chunks)
+    reads, reports = zip(*chunks, strict=True)
     return torch.cat(reads), memory, {name: torch.cat([r[name] for r in reports]) for name in diagnosed}
 
 
 def _dual(memory, entry, query, starts, key):
     """One chunk without forming the memory inside it.
 
-    With m_t = max(1, |F'_t|) and P_t the product of m up to t since the episode's start, the memory is
-    F_t = (F_0 + sum_{s <= t} U_s k_s^T) / P_t: reads and writes need only inner products of addresses.
+    Bounding divides the memory by m_t = max(1, |F'_t|) at every step. With L_t the sum of log m over the episode, it is
+    F_t = exp(-L_t) F_0 + sum_{s <= t} exp(L_{s-1} - L_t) U_s k_s^T, where U_s = s beta_s (v_s - F_{s-1} k_s): writing
+    and reading need only inner products of addresses.
     """
     key1, key2, value, rate = (x.transpose(0, 1) for x in entry)  # [B, T, ...] from here on
     episode = starts.T.cumsum(1)  # [B, T], 0 as long as the carried memory lives
-    reaches_back = may_be_any(episode == 0)  # else every row starts an episode here, and F_0 is never read
+    gone = episode[..., None] > 0
+    reaches_back = may_be_any(~gone)  # else every row starts an episode here, and F_0 is never read
     apart = ~(episode[:, :, None] == episode[:, None, :]).tril()  # unless s <= t in one episode
 
     def products(k1, k2):
-        """<address(k1, k2)_t, written address_s>, [B, T, T], zero where s is not in the past of t."""
+        """<address(k1, k2)_t, written address_s>, [B, T, T]."""
         scores = k1 @ key1.transpose(1, 2), k2 @ key2.transpose(1, 2)
-        return (scores[0] * scores[1] if key == "tensor" else scores[0] + scores[1]).masked_fill(apart, 0)
+        return scores[0] * scores[1] if key == "tensor" else scores[0] + scores[1]
 
     def carried_read(k1, k2):
-        """F_0 address(k1, k2), [B, T, d], zero where F_0 is gone."""
-        return (address(k1, k2, key) @ memory.transpose(1, 2)).masked_fill(episode[..., None] > 0, 0)
+        """F_0 address(k1, k2), [B, T, d]."""
+        return address(k1, k2, key) @ memory.transpose(1, 2)
 
-    gram = products(key1, key2)
-    retained = carried_read(key1, key2) if reaches_back else torch.zeros_like(value)
-    written, scale, square = _Writes.apply(
-        gram, retained, value, rate, memory.square().sum((1, 2)) if reaches_back else None, starts.T
-    )
+    # masks select, as products would let the NaN of one episode into the next
+    gram = products(key1, key2).masked_fill(apart, 0)
+    retained = carried_read(key1, key2).masked_fill(gone, 0) if reaches_back else torch.zeros_like(value)
+    norm2 = memory.square().sum((1, 2)) if reaches_back else torch.zeros_like(rate[:, 0])
+    written, log_scale, square = _Writes.apply(gram, retained, value, rate, norm2, starts.T)
 
+    log_before = F.pad(log_scale[:, :-1], (1, 0)).masked_fill(starts.T, 0)
+    surviving = torch.exp((log_before[:, None, :] - log_scale[:, :, None]).masked_fill(apart, -torch.inf))  # [B, t, s]
     n, e, asked = query.n.transpose(0, 1), query.e.transpose(0, 1), []
     for partner in e.unbind(2):
         asked.append(n)
-        read = products(n, partner) @ written
+        read = (products(n, partner) * surviving).masked_fill(apart, 0) @ written
         if reaches_back:
-            read = read + carried_read(n, partner)
-        n = F.layer_norm(read / scale[..., None], value.shape[-1:], eps=LAYER_NORM_EPS)
+            read = read + (torch.exp(-log_scale)[..., None] * carried_read(n, partner)).masked_fill(gone, 0)
+        n = F.layer_norm(read, value.shape[-1:], eps=LAYER_NORM_EPS)
 
-    memory = _fold(memory if reaches_back else None, entry, written, scale, starts, key)
-    strength = rate * gram.diagonal(dim1=1, dim2=2)
-    diagnosed = _diagnose(torch.stack(asked, 2), e, strength, square)
-    return n.transpose(0, 1), memory, {name: x.transpose(0, 1) for name, x in diagnosed.items()}
-
-
-def _fold(memory, entry, written, scale, starts, key):
-    """The memory after a chunk, (F_0 + sum_s U_s k_s^T) / P_T over the writes of each row's last episode."""
-    episode = starts.cumsum(0)
-    alive = episode == episode[-1]  # [T, B]
-    first = int(alive.any(1).int().argmax()) if alive.device.type == "cpu" else 0  # earlier writes are gone in all rows
-    addresses = address(entry.key1[first:], entry.key2[first:], key).masked_fill(~alive[first:, :, None], 0)
-    new = written[:, first:].transpose(1, 2) @ addresses.transpose(0, 1)
-    if memory is not None:
-        new = new + memory.masked_fill(episode[-1, :, None, None] > 0, 0)
-    return new / scale[:, -1, None, None]
+    first = int((~apart[:, -1]).any(0).int().argmax()) if apart.device.type == "cpu" else 0  # earlier writes are gone
+    left = (surviving[:, -1, :, None] * written)[:, first:]
+    addresses = address(key1[:, first:], key2[:, first:], key).masked_fill(apart[:, -1, first:, None], 0)
+    new = left.transpose(1, 2) @ addresses
+    if reaches_back:
+        new = new + (torch.exp(-log_scale[:, -1])[:, None, None] * memory).masked_fill(gone[:, -1, None], 0)
+    diagnosed = _diagnose(torch.stack(asked, 2), e, rate * gram.diagonal(dim1=1, dim2=2), square)
+    return n.transpose(0, 1), new, {name: x.transpose(0, 1) for name, x in diagnosed.items()}
 
 
 class _Writes(torch.autograd.Function):
     """The recurrence of the writes, the only part of the dual form that is sequential, on vectors of width d.
 
-    Per step, with X_t = P_{t-1} F_{t-1} k_t, u_t = v_t - X_t / P_{t-1} and c_t = s beta_t:
-        U_t = P_{t-1} c_t u_t,    |F'_t|^2 = |F_{t-1}|^2 + 2 c_t <u_t, X_t / P_{t-1}> + c_t^2 |k_t|^2 |u_t|^2.
+    Per step, with x_t = F_{t-1} k_t, u_t = v_t - x_t and c_t = s beta_t:
+        U_t = c_t u_t,    |F'_t|^2 = |F_{t-1}|^2 + 2 c_t <u_t, x_t> + c_t^2 |k_t|^2 |u_t|^2,
+        L_t = L_{t-1} + log max(1, |F'_t|),    |F_t| = min(1, |F'_t|).
     The backward pass is written out, as autograd would keep every intermediate of every step.
     """
 
     @staticmethod
-    def forward(ctx, gram, retained, value, rate, square0, starts):
-        """gram [B, T, T] lower triangular, retained F_0 k_t and value [B, T, d], rate [B, T], square0 |F_0|^2 [B]
-        or None, starts [B, T] -> U [B, T, d], P [B, T], |F'|^2 [B, T] (without gradient)."""
-        B, T, _ = value.shape
+    def forward(ctx, gram, retained, value, rate, norm2, starts):
+        """gram [B, T, T], zero across episodes and for s > t; retained F_0 k_t and value [B, T, d]; rate [B, T];
+        norm2 |F_0|^2 [B]; starts [B, T] -> U [B, T, d], L [B, T], |F'|^2 [B, T] (without gradient)."""
+        T = value.shape[1]
         written, old = torch.empty_like(value), torch.empty_like(value)
-        scales, squares, befores = (torch.empty_like(rate) for _ in range(3))
-        scale = torch.ones_like(rate[:, 0])
-        norm2 = torch.zeros_like(scale) if square0 is None else square0
-        diagonal = gram.diagonal(dim1=1, dim2=2)
+        logs, squares = torch.zeros_like(rate), torch.empty_like(rate)
+        decay, faded = torch.zeros_like(gram), torch.zeros_like(gram)  # exp(L_{s-1} - L_{t-1}), times gram; s < t
+        diagonal, log = gram.diagonal(dim1=1, dim2=2), torch.zeros_like(norm2)
+        befores = torch.empty_like(rate)
         for t in range(T):
-            scale = scale.masked_fill(starts[:, t], 1)
-            norm2 = norm2.masked_fill(starts[:, t], 0)
-            befores[:, t] = scale
-            x = retained[:, t]
+            norm2, log = norm2.masked_fill(starts[:, t], 0), log.masked_fill(starts[:, t], 0)
+            befores[:, t] = log
+            was = retained[:, t] * torch.exp(-log)[:, None]
             if t:
-                x = torch.baddbmm(x[:, None], gram[:, t : t + 1, :t], written[:, :t])[:, 0]
-            was = x / scale[:, None]
-            u = value[:, t] - was
-            c = rate[:, t]
-            # a NaN lives on in the scale; here it would outlive its episode, as 0 * NaN in the products over steps
-            written[:, t] = torch.nan_to_num((scale * c)[:, None] * u)
-            old[:, t] = was
+                decay[:, t, :t] = torch.exp((befores[:, :t] - log[:, None]).clamp_(max=0)).nan_to_num_()
+                torch.mul(gram[:, t, :t], decay[:, t, :t], out=faded[:, t, :t])
+                was = torch.baddbmm(was[:, None], faded[:, t : t + 1, :t], written[:, :t])[:, 0]
+            c, u = rate[:, t], value[:, t] - was
             square = norm2 + 2 * c * (u * was).sum(1) + c.square() * diagonal[:, t] * u.square().sum(1)
-            m2 = square.clamp(min=1)
-            scale = scale * m2.sqrt()
-            norm2 = square / m2
-            squares[:, t] = square
-            scales[:, t] = scale
-        ctx.save_for_backward(gram, value, rate, written, old, befores, squares, starts)
-        ctx.has_memory = square0 is not None
+            bounded = square.clamp(min=1)
+            log = log + 0.5 * bounded.log()
+            norm2 = square / bounded
+            # a NaN lives on in the log; among the writes it would outlive its episode, as 0 * NaN
+            written[:, t], old[:, t], logs[:, t], squares[:, t] = (c[:, None] * u).nan_to_num_(), was, log, square
+        ctx.save_for_backward(gram, value, rate, written, old, befores, squares, starts, decay, faded)
         ctx.mark_non_differentiable(squares)
-        return written, scales, squares
+        return written, logs, squares
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_written, grad_scales, _):
-        gram, value, rate, written, old, befores, squares, starts = ctx.saved_tensors
-        T = value.shape[1]
-        diagonal = gram.diagonal(dim1=1, dim2=2)
-        grad_x, grad_value = torch.empty_like(value), torch.empty_like(value)
+    def backward(ctx, grad_written, grad_logs, _):
+        gram, value, rate, written, old, befores, squares, starts, decay, faded = ctx.saved_tensors
+        diagonal, T = gram.diagonal(dim1=1, dim2=2), value.shape[1]
+        grad_old, grad_value = torch.empty_like(value), torch.empty_like(value)
         grad_rate, grad_diagonal = torch.empty_like(rate), torch.empty_like(rate)
-        grad_scale = torch.zeros_like(rate[:, 0])  # of P_t, from later steps
-        grad_norm2 = torch.zeros_like(grad_scale)  # of |F_t|^2, from later steps
+        grad_log, grad_norm2 = torch.zeros_like(rate[:, 0]), torch.zeros_like(rate[:, 0])  # of L_t and |F_t|^2
         for t in reversed(range(T)):
-            was, c, scale, square = old[:, t], rate[:, t], befores[:, t], squares[:, t]
+            c, was, square = rate[:, t], old[:, t], squares[:, t]
             u = value[:, t] - was
-            gu = grad_written[:, t]
+            grad_log = grad_log + grad_logs[:, t]
+            grad_square = torch.where(square > 1, 0.5 * grad_log / square, grad_norm2)
+            later = torch.zeros_like(u)  # of U_t, from what later steps find
             if t + 1 < T:
-                gu = torch.baddbmm(gu[:, None], gram[:, t + 1 :, t, None].transpose(1, 2), grad_x[:, t + 1 :])[:, 0]
-            grad_scale = grad_scale + grad_scales[:, t]
-            m = square.clamp(min=1).sqrt()
-            grad_square = torch.where(square > 1, grad_scale * scale * (0.5 / m), grad_norm2)
-            uu, u_gu = u.square().sum(1), (u * gu).sum(1)
-            c2 = 2 * c * grad_square
-            g_u = (scale * c)[:, None] * gu + c2[:, None] * was + (c * c2 * diagonal[:, t])[:, None] * u
-            g_was = c2[:, None] * u - g_u
-            grad_value[:, t] = g_u
-            grad_x[:, t] = g_was / scale[:, None]
-            grad_rate[:, t] = 2 * grad_square * ((u * was).sum(1) + c * diagonal[:, t] * uu) + scale * u_gu
-            grad_diagonal[:, t] = c.square() * uu * grad_square
-            grad_scale = grad_scale * m + c * u_gu - (g_was * was).sum(1) / scale
-            grad_scale = grad_scale.masked_fill(starts[:, t], 0)
+                later = torch.bmm(faded[:, t + 1 :, t, None].transpose(1, 2), grad_old[:, t + 1 :])[:, 0]
+            grad_u = grad_written[:, t] + later
+            u_u, u_grad, c2 = u.square().sum(1), (u * grad_u).sum(1), 2 * c * grad_square
+            grad_value[:, t] = c[:, None] * grad_u + c2[:, None] * was + (c * c2 * diagonal[:, t])[:, None] * u
+            grad_old[:, t] = c2[:, None] * u - grad_value[:, t]
+            grad_rate[:, t] = u_grad + 2 * grad_square * ((u * was).sum(1) + c * diagonal[:, t] * u_u)
+            grad_diagonal[:, t] = c.square() * u_u * grad_square
+            grad_log = grad_log + c * (u * later).sum(1) - (grad_old[:, t] * was).sum(1)
+            grad_log = grad_log.masked_fill(starts[:, t], 0)
             grad_norm2 = grad_square.masked_fill(starts[:, t], 0)
-        grad_gram = (grad_x @ written.transpose(1, 2)).tril(-1) + torch.diag_embed(grad_diagonal)
-        return grad_gram, grad_x, grad_value, grad_rate, grad_norm2 if ctx.has_memory else None, None
+        grad_gram = decay * (grad_old @ written.transpose(1, 2)) + torch.diag_embed(grad_diagonal)
+        grad_retained = torch.exp(-befores)[..., None] * grad_old
+        return grad_gram, grad_retained, grad_value, grad_rate, grad_norm2, None
 
 
 def _diagnose(asked, e, strength, square):

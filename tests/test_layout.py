@@ -64,7 +64,9 @@ def test_packages_are_complete():
     folders = {path.parent.relative_to(ROOT) for path in sources(*top)}
     for folder in folders:
         assert (ROOT / folder / "__init__.py").is_file()
-    packages = {".".join(folder.parts if folder.parts[0] == "engram" else ("engram", *folder.parts)) for folder in folders}
+    packages = {
+        ".".join(folder.parts if folder.parts[0] == "engram" else ("engram", *folder.parts)) for folder in folders
+    }
     declared = PROJECT["tool"]["setuptools"]["packages"]
     assert sorted(declared) == sorted(packages)
     for package, folder in PROJECT["tool"]["setuptools"]["package-dir"].items():

@@ -37,9 +37,9 @@ def as_tensors(*arrays):
     return [torch.as_tensor(array) for array in arrays]
 
 
-def n_step(rewards, terminated, values, mask):
+def n_step(rewards, terminated, values, mask, trace_decay=1.0):
     rewards, terminated, values, mask = as_tensors(rewards, terminated, values, mask)
-    return n_step_returns(rewards, GAMMA * (~terminated).double(), values, mask).numpy()
+    return n_step_returns(rewards, GAMMA * (~terminated).double(), values, mask, trace_decay).numpy()
 
 
 def monte_carlo(rewards, terminated, mask):
@@ -58,6 +58,20 @@ def test_n_step_returns_are_the_literal_sums(seed):
         if not terminated[after - 1, b]:  # values[after] is of the episode's last observation if it was truncated
             expected += GAMMA ** (after - t) * values[after, b]
         np.testing.assert_allclose(returns[t, b], expected, rtol=1e-12, atol=1e-12)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 0.9]))
+def test_lambda_returns_are_sums_of_temporal_differences(seed, trace_decay):
+    rewards, terminated, ended, mask = episodes(seed)
+    values = np.random.default_rng(seed + 1).normal(size=(len(rewards) + 1, rewards.shape[1]))
+    returns = n_step(rewards, terminated, values, mask, trace_decay)
+    for t, b in np.argwhere(mask):
+        _, after = literal_sum(rewards, terminated, ended, t, b)
+        expected = values[t, b]
+        for k in range(t, after):  # Schulman et al. 2016, Eq. 16
+            ahead = 0 if terminated[k, b] else GAMMA * values[k + 1, b]
+            expected += (GAMMA * trace_decay) ** (k - t) * (rewards[k, b] + ahead - values[k, b])
+        np.testing.assert_allclose(returns[t, b], expected, rtol=1e-10, atol=1e-10)
 
 
 @given(st.integers(0, 10_000))

@@ -73,25 +73,27 @@ def roll(make, lengths, core="lstm"):
 
 
 def test_a_rollout_holds_what_gymnasium_returns(make):
-    (rollout,) = roll(make, [40])
+    T = 80
+    (rollout,) = roll(make, [T])
     envs = RecordEpisodeStatistics(make())
     observation, _ = envs.reset(seed=SEED)
-    ended, returns, lengths = np.ones(envs.num_envs, bool), [], []
-    for t in range(40):
+    starts, over = np.ones(envs.num_envs, bool), np.zeros(envs.num_envs, bool)  # of the observation
+    returns, lengths = [], []
+    for t in range(T):
         np.testing.assert_array_equal(rollout.inputs.observation[t], observation)
-        np.testing.assert_array_equal(rollout.inputs.episode_starts[t], ended if t == 0 else starts)
-        starts = np.zeros_like(ended) if t == 0 else ended
-        observation, reward, terminated, truncated, info = envs.step(rollout.action[t].numpy())
-        np.testing.assert_array_equal(rollout.mask[t], ~starts)
+        np.testing.assert_array_equal(rollout.inputs.episode_starts[t], starts)
+        action = rollout.action[t].numpy()
+        observation, reward, terminated, truncated, info = envs.step(action)
+        np.testing.assert_array_equal(rollout.mask[t], ~over)
         np.testing.assert_array_equal(rollout.reward[t], reward.astype(np.float32))
         np.testing.assert_array_equal(rollout.terminated[t], terminated)
         np.testing.assert_array_equal(rollout.inputs.last_reward[t + 1], rollout.reward[t])
-        np.testing.assert_array_equal(rollout.inputs.last_action[t + 1], rollout.action[t] * ~starts)
-        ended = terminated | truncated
+        np.testing.assert_array_equal(rollout.inputs.last_action[t + 1], action * ~over)
         if "episode" in info:
             returns.extend(info["episode"]["r"][info["_episode"]])
             lengths.extend(info["episode"]["l"][info["_episode"]])
-    np.testing.assert_array_equal(rollout.inputs.observation[40], observation)
+        starts, over = over, terminated | truncated
+    np.testing.assert_array_equal(rollout.inputs.observation[T], observation)
     assert len(returns) > envs.num_envs
     np.testing.assert_allclose(rollout.episode_return, returns, rtol=1e-6)
     np.testing.assert_array_equal(rollout.episode_length, lengths)
@@ -130,8 +132,10 @@ def test_episodes_start_with_nothing_behind_them(kind, lengths, truncates):
         ends = [t == length and not (truncates and length == 3 and member == 2) for t in time[1:]]
         assert rollout.terminated[:, member].tolist() == ends
         acted = [0, *rollout.action[:, member].tolist()]
-        assert inputs.last_action[:, member].tolist() == [a if t else 0 for a, t in zip(acted, time)]
-        assert inputs.last_reward[:, member].tolist() == [10 * t + a if t else 0 for a, t in zip(acted, time)]
+        assert inputs.last_action[:, member].tolist() == [a if t else 0 for a, t in zip(acted, time, strict=True)]
+        assert inputs.last_reward[:, member].tolist() == [
+            10 * t + a if t else 0 for a, t in zip(acted, time, strict=True)
+        ]
     at_starts = rollout.action[~rollout.mask]
     assert at_starts.any(), "the actions that a reset ignores are among those drawn"
 
@@ -140,7 +144,7 @@ def test_state_goes_on_over_the_border_of_rollouts(make):
     (whole,), parts = roll(make, [10], "fwm"), roll(make, [5, 5], "fwm")
     for name in ("action", "reward", "terminated", "behaviour_logits"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts])), name
-    for whole_leaf, *leaves in zip(whole.inputs, *(part.inputs for part in parts)):
+    for whole_leaf, *leaves in zip(whole.inputs, *(part.inputs for part in parts), strict=True):
         assert torch.equal(whole_leaf[:6], leaves[0])
         assert torch.equal(whole_leaf[5:], leaves[1])
     assert whole.episode_return.tolist() == [r for part in parts for r in part.episode_return]
@@ -152,7 +156,7 @@ def test_acting_does_not_touch_the_initial_state_of_a_rollout(core):
     for _ in range(3):
         before = [leaf.clone() for leaf in state]
         rollout, state = collect(stepper, policy, state, 4, generator)
-        for kept, expected, after in zip(rollout.initial_state, before, state):
+        for kept, expected, after in zip(rollout.initial_state, before, state, strict=True):
             assert torch.equal(kept, expected)
             assert not torch.equal(kept, after)
 
@@ -179,12 +183,12 @@ def test_a_stepper_continues_from_its_state():
     expected = steps(first, generator, 20)
     second.load_state_dict(state)
     assert any(len(finished.length) for _, _, finished in expected)
-    for step, other in zip(expected, steps(second, generator.set_state(drawn), 20)):
+    for step, other in zip(expected, steps(second, generator.set_state(drawn), 20), strict=True):
         assert torch.equal(step[0], other[0])
         assert torch.equal(step[1], other[1])
-        for array, expected_array in zip(step[2], other[2]):
+        for array, expected_array in zip(step[2], other[2], strict=True):
             np.testing.assert_array_equal(array, expected_array)
-    for leaf, other in zip(first.inputs, second.inputs):
+    for leaf, other in zip(first.inputs, second.inputs, strict=True):
         assert torch.equal(leaf, other)
 
 

@@ -1,0 +1,215 @@
+"""The command line, its presets, and the config in a run folder."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from engram import envs
+from engram.agents import AGENTS
+from engram.agents.config import Config, ConfigError, from_json, make_config, parse, to_json
+from engram.agents.presets import PRESETS, preset
+from engram.policies import CORES
+
+
+def parsed(line):
+    config, folder = parse(line.split(), envs.env_options, preset)
+    assert folder is None
+    return config
+
+
+def equivalent(config, other):
+    """Whether both describe one run; an environment has its options as a dataclass in one and maybe a dict in another."""
+    same = dataclasses.replace(other, env=config.env) == config
+    return same and all(config.env.options(split) == other.env.options(split) for split in (None, "train", "test"))
+
+
+# Choices and flags
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("env", [*envs.ENVS, "CartPole-v1"])
+def test_every_choice_has_a_config(env, core, agent):
+    config = parsed(f"--env {env} --core {core} --agent {agent}")
+    assert (config.env.name, config.core_name, config.agent_name) == (env, core, agent)
+    assert type(config.core) is type(CORES[core])
+    assert type(config.agent) is type(AGENTS[agent])
+    assert equivalent(config, from_json(json.loads(json.dumps(to_json(config)))))
+
+
+@pytest.mark.parametrize("key", PRESETS)
+def test_every_preset_is_a_config(key):
+    env, chosen, name = key
+    for core in CORES if chosen is None else (chosen,):
+        config = parsed(f"--env {env} --core {core} --preset {name}")
+        fields = preset(env, core, "a2c", name)
+        for part in fields.keys() - {"num_envs", "env_kwargs"}:
+            assert getattr(config, part) == fields[part], part
+        assert config.env.num_envs == fields.get("num_envs", config.env.num_envs)
+        assert fields.get("env_kwargs", {}).items() <= config.env.options().items()
+        assert equivalent(config, from_json(json.loads(json.dumps(to_json(config)))))
+
+
+def test_flags_change_the_preset():
+    flags = (
+        "--core.memory-size 8 --env.kwargs.num-states 7 --env.kwargs.num-levels None --optim.max-grad-norm 0.5"
+        " --agent.returns monte-carlo --policy.last-reward --seed 4 --folder here"
+    )
+    config, default = parsed(f"--env graph-pomdp --core fwm {flags}"), parsed("--env graph-pomdp --core fwm")
+    expected = to_json(default)
+    expected["core"]["memory_size"] = 8
+    expected["env"]["kwargs"] |= {"num_states": 7, "num_levels": None}
+    expected["optim"]["max_grad_norm"] = 0.5
+    expected["agent"]["returns"] = "monte-carlo"
+    expected["policy"]["last_reward"] = True
+    expected |= {"seed": 4, "folder": "here"}
+    assert to_json(config) == expected
+    assert equivalent(config, from_json(json.loads(json.dumps(to_json(config)))))
+
+
+def test_a_split_replaces_that_of_the_options_where_there_are_splits():
+    graphs, cartpole = parsed("--env graph-pomdp --env.kwargs.split valid"), parsed("--env CartPole-v1")
+    assert graphs.env.options()["split"] == "valid"
+    assert graphs.env.options("test") == graphs.env.options() | {"split": "test"}
+    assert cartpole.env.options() == cartpole.env.options("test") == {}
+
+
+def test_resume_stands_alone():
+    for argv in (["--resume", "runs/a"], ["--resume=runs/a"]):
+        assert parse(argv, envs.env_options, preset) == (None, "runs/a")
+    for extra in (["--seed", "1"], ["--env=graph-pomdp"], ["--core", "lstm"], ["--resume=runs/a"]):
+        for argv in (["--resume=runs/a", *extra], [*extra, "--resume", "runs/a"]):
+            with pytest.raises(ConfigError, match=r"--resume runs/a continues that run with its own config"):
+                parse(argv, envs.env_options, preset)
+
+
+# Wrong choices and flags
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--core fmw", "no core is called 'fmw', did you mean 'fwm'.*; choose from lstm, fwm"),
+        ("--agent a3c", "no agent is called 'a3c', did you mean 'a2c'.*; choose from a2c"),
+        ("--core ?", r"no core is called '\?'; choose from"),
+        ("--preset papers", "graph-pomdp with fwm has no preset 'papers'; choose from .*default.*paper"),
+        ("--env CartPole-v1 --preset paper", "CartPole-v1 with fwm has no preset 'paper'; choose from default$"),
+    ],
+)
+def test_an_unknown_choice_is_answered_with_the_choices(line, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        parsed(line)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--core.memory-sise 8", "--core.memory-size"),
+        ("--env.num-env 8", "--env.num-envs"),
+        ("--sed 1", "--seed"),
+        ("--core lstm --core.memory-size 8", "--core.memory-size"),
+        ("--env CartPole-v1 --env.kwargs.num-states 8", "--env.kwargs.num-states"),
+        ("--seed first", "--seed"),
+        ("--env.kwargs.split trial", "'train', 'test', 'valid'"),
+        ("--agent.returns all", "n-step"),
+        ("--unroll-length 0", "--unroll-length"),
+        ("--total-steps -5", "--total-steps"),
+        ("--eval-interval 0", "--eval-interval"),
+        ("--eval-episodes 0", "--eval-episodes"),
+        ("--log-interval 0", "--log-interval"),
+        ("--env.num-envs 0", "--env.num-envs"),
+        ("--seed -1", "--seed"),
+        (f"--seed {2**32}", "--seed"),
+        ("--core.memory-size 0", "memory_size=0"),
+        ("--agent.discount 99", "--agent.discount"),
+        ("--optim.max-grad-norm 0", "--optim.max-grad-norm"),
+        ("--env.num-envs 4 --optim.minibatches 5", "--optim.minibatches"),
+    ],
+)
+def test_a_wrong_flag_or_value_is_named_and_ends_the_program(line, said, capsys):
+    with pytest.raises((SystemExit, ValueError)) as caught:
+        parsed(line)
+    if isinstance(caught.value, SystemExit):
+        assert caught.value.code == 2
+    output = capsys.readouterr()
+    assert said in " ".join(output.err.split()) + str(caught.value)
+    assert output.out == ""
+
+
+# Saved configs
+
+
+def saved():
+    return json.loads(json.dumps(to_json(parsed("--env graph-pomdp --core fwm"))))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"core_name": "hopfield"}, "no core is called 'hopfield'"),
+        ({"agent_name": "dqn"}, "dqn"),
+        ({"momentum": 0.9}, "momentum"),
+        ({"core": {"memory_size": 8, "depth": 2}}, "depth"),
+        ({"unroll_length": 0}, "unroll_length=0"),
+        ({"optim": {"learning_rate": -1.0}}, "learning_rate=-1.0"),
+        ({"env": None}, ""),
+    ],
+)
+def test_a_config_of_another_version_is_one_line(change, message):
+    with pytest.raises(ConfigError, match=f"config.json is of another version: .*{message}") as caught:
+        from_json(saved() | change)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_without_a_part_is_one_line():
+    for part in ("env", "core", "core_name", "agent", "policy", "optim"):
+        config = saved()
+        del config[part]
+        with pytest.raises(ConfigError, match=f"another version: .*{part}"):
+            from_json(config)
+    with pytest.raises(ConfigError, match="another version"):
+        from_json([])
+
+
+# Device and folder
+
+
+def test_devices():
+    def device(name):
+        return dataclasses.replace(config, device=name).torch_device()
+
+    config = parsed("")
+    assert device("cpu") == torch.device("cpu")
+    assert device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for absent in ("foo", "meta", "", "cpu:x", "cuda:99"):
+        with pytest.raises(ConfigError, match=f"--device {absent}[ ;]") as caught:
+            device(absent)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_new_folder_is_one_that_does_not_exist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = make_config("my.module:team/Game-v0", "lstm", "a2c", "default", lambda name: {}, preset)
+    names = []
+    for _ in range(3):
+        folder = config.new_folder()
+        folder.mkdir(parents=True)
+        names.append(folder.as_posix())
+    stem = "runs/my.module-team-Game-v0-lstm-a2c-s0"
+    assert names == [stem, f"{stem}-2", f"{stem}-3"]
+    assert dataclasses.replace(config, folder="runs").new_folder().as_posix() == "runs"
+
+
+def test_every_field_has_a_flag_with_help(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parsed("--help")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for name in {field.name for field in dataclasses.fields(Config)} - {"env", "core", "agent", "policy", "optim"}:
+        if not name.endswith("_name"):
+            assert f"--{name.replace('_', '-')} " in shown
+    for name in (*CORES, *AGENTS, "--resume", "--preset", "--core.memory-size", "--env.kwargs.num-states"):
+        assert name in shown

@@ -1,0 +1,122 @@
+"""Evaluations: a fixed number of episodes of each member, the same ones for every policy."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+
+from engram.agents.evaluate import PolicyActor, ReferenceActor, Score, evaluate
+from engram.envs import make_vec, reference_policies
+from engram.policies import Inputs, core_config, make_policy
+
+
+class Paying(gymnasium.Env):
+    """Pays 1 a step; seed s makes every episode last 1 + s % 5 steps."""
+
+    observation_space, action_space = Box(0, 10, (1,)), Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.length = 1 + seed % 5
+        self.time = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        return np.full(1, self.time, np.float32), 1.0, self.time == self.length, False, {}
+
+
+gymnasium.register("Paying-v0", Paying)
+
+
+def graphs(num_envs=6, **options):
+    return make_vec("graph-pomdp", num_envs, **{"episode_length": 8, "num_levels": None, "split": "test"} | options)
+
+
+def a_policy(envs, core="lstm"):
+    torch.manual_seed(0)
+    return make_policy(core_config(core), envs, last_action=True, last_reward=True)
+
+
+@pytest.mark.parametrize(
+    ("episodes", "returns"),
+    [(3, [1, 2, 3]), (7, [1, 1, 1, 2, 2, 3, 3]), (2, [1, 2]), (9, [1, 1, 1, 2, 2, 2, 3, 3, 3])],
+)
+def test_every_member_plays_its_share(episodes, returns):
+    envs = make_vec("Paying-v0", 3)
+    score = evaluate(lambda inputs: torch.zeros(3, dtype=torch.int64), envs, episodes, seed=10)
+    assert score.returns.tolist() == returns
+
+
+def test_a_score_is_a_mean_and_its_standard_error():
+    score = Score(np.array([1.0, 2.0, 6.0]))
+    assert score.mean == 3
+    assert score.standard_error == pytest.approx(np.sqrt(7 / 3))  # the variance over episodes is (4 + 1 + 9) / 2
+    assert Score(np.array([5.0])).standard_error is None
+
+
+@pytest.mark.parametrize("core", ["lstm", "fwm"])
+def test_one_seed_one_score(core):
+    envs = graphs()
+    policy = a_policy(envs, core)
+
+    def returns(seed, greedy=False):
+        return evaluate(PolicyActor(policy, envs.num_envs, seed, greedy), envs, 12, seed).returns.tolist()
+
+    assert returns(1) == returns(1)
+    assert returns(1, greedy=True) == returns(1, greedy=True)
+    assert returns(1) != returns(2)
+    assert returns(1) != returns(1, greedy=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "each"), [({"num_levels": 4}, 3), ({}, 1), ({"num_levels": 20, "level_sampling": "uniform"}, 1)]
+)
+def test_all_policies_play_the_same_levels(options, each):
+    envs = graphs(**options)
+
+    def watched(actor, levels):
+        def act(inputs):
+            for member in np.flatnonzero(inputs.episode_starts):
+                levels[member].append(int(envs.unwrapped.members["level_id"][member]))
+            return actor(inputs)
+
+        return act
+
+    actors = {name: ReferenceActor(policy(envs, 4)) for name, policy in reference_policies("graph-pomdp").items()}
+    actors["agent"] = PolicyActor(a_policy(envs), envs.num_envs, 4)
+    seen = {}
+    for name, actor in actors.items():
+        seen[name] = [[] for _ in range(envs.num_envs)]
+        evaluate(watched(actor, seen[name]), envs, each * envs.num_envs, seed=4)
+    assert [len(levels) for levels in seen["agent"]] == [each] * envs.num_envs
+    assert len({level for levels in seen["agent"] for level in levels}) > 1
+    assert all(levels == seen["agent"] for levels in seen.values())
+
+
+@pytest.mark.parametrize("core", ["lstm", "fwm"])
+def test_acting_is_the_forward_pass_of_training(core):
+    envs = graphs()
+    policy, seen, actions = a_policy(envs, core), [], []
+    actor = PolicyActor(policy, envs.num_envs, seed=0, greedy=True)
+
+    def watched(inputs):
+        seen.append(inputs)
+        actions.append(actor(inputs))
+        return actions[-1]
+
+    evaluate(watched, envs, 12, seed=0)
+    inputs = Inputs(*(torch.stack(leaves) for leaves in zip(*seen, strict=True)))
+    assert inputs.episode_starts.sum() == 12, "a state is reset on the way"
+    output, _ = policy(inputs, policy.initial_state(envs.num_envs))
+    assert torch.equal(output.policy_logits.argmax(-1), torch.stack(actions))
+
+
+def test_evaluating_draws_nothing_from_the_global_generators():
+    envs = graphs()
+    policy = a_policy(envs)
+    before = torch.get_rng_state()
+    evaluate(PolicyActor(policy, envs.num_envs, seed=0), envs, 6, seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(p.grad is None for p in policy.parameters())

@@ -1,0 +1,279 @@
+"""The loss of A2C against its literal sum, and what a learner does with a loss."""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+
+from engram.agents.a2c import A2C
+from engram.agents.learner import Diverged, Learner, OptimConfig
+from engram.agents.rollout import Rollout
+from engram.policies import LSTM, Inputs, Policy
+from engram.policies.encoders import FlatEncoder
+
+T, B, D, A = 7, 8, 3, 5
+
+
+class Restless(LSTM):
+    """An LSTM with a loss of its own: the size of its outputs."""
+
+    aux_losses = ("size",)
+
+    def forward(self, xs, state, episode_starts=None, report=(), donate=False):
+        output = super().forward(xs, state, episode_starts, (), donate)
+        return output._replace(report={name: output.ys.square().sum(-1) for name in report})
+
+
+def make_policy(core=LSTM):
+    torch.manual_seed(0)
+    return Policy(FlatEncoder((D,)), core(D + A + 1, LSTM.Config(8)), A, last_action=True, last_reward=True).double()
+
+
+def make_rollout(policy, seed=0):
+    """Random steps in which episodes terminate, are truncated and restart."""
+    rng = np.random.default_rng(seed)
+    starts = rng.random((T + 1, B)) < 0.3
+    starts[2] = False
+    starts[2, 0] = True
+    ends = np.roll(starts, -2, axis=0)[: T - 1] & ~starts[1:T]  # the step before a reset
+    terminated = np.zeros((T, B), bool)
+    terminated[: T - 1] = ends & (rng.random((T - 1, B)) < 0.5)
+    real = ~starts
+    inputs = Inputs(
+        torch.as_tensor(rng.normal(size=(T + 1, B, D))),
+        torch.as_tensor(rng.integers(A, size=(T + 1, B)) * real),
+        torch.as_tensor(rng.normal(size=(T + 1, B)) * real),
+        torch.as_tensor(starts),
+    )
+    initial_state = type(policy.initial_state(B))(*(torch.randn_like(leaf) for leaf in policy.initial_state(B)))
+    action, reward = torch.as_tensor(rng.integers(A, size=(T, B))), torch.as_tensor(rng.normal(size=(T, B)) * real[1:])
+    none = np.zeros(0)
+    logits = torch.zeros(T, B, A)
+    return Rollout(inputs, action, reward, torch.as_tensor(terminated), logits, initial_state, none, none)
+
+
+def literal_parts(agent, policy, rollout):
+    """Means over real steps of -log pi(a) (R - V), (R - V)^2 and the entropy, one step at a time."""
+    with torch.no_grad():
+        output, _ = policy(rollout.inputs, rollout.initial_state)
+    logits, values = output.policy_logits.numpy(), output.baseline.numpy()
+    mask, terminated, reward = (x.numpy() for x in (rollout.mask, rollout.terminated, rollout.reward))
+    terms = []
+    for t, b in np.argwhere(mask):
+        total, scale, k, whole = 0.0, 1.0, t, False
+        while k < T and mask[k, b] and not whole:
+            total, scale, whole = total + scale * reward[k, b], scale * agent.discount, terminated[k, b]
+            k += 1
+        if agent.returns == "monte-carlo" and not whole:
+            continue
+        target = total if whole else total + scale * values[k, b]
+        p = np.exp(logits[t, b]) / np.exp(logits[t, b]).sum()
+        advantage = target - values[t, b]
+        terms.append((-np.log(p[rollout.action[t, b]]) * advantage, advantage**2, -(p * np.log(p)).sum()))
+    assert len(terms) > 5
+    return dict(zip(("policy_loss", "baseline_loss", "entropy"), np.mean(terms, axis=0), strict=True))
+
+
+@pytest.mark.parametrize("returns", ["n-step", "monte-carlo"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a2c_is_its_literal_sum(returns, seed):
+    agent = A2C(discount=0.8, baseline_cost=0.3, entropy_cost=0.7, returns=returns)
+    policy = make_policy()
+    rollout = make_rollout(policy, seed)
+    loss, parts = agent.loss(policy, rollout)
+    expected = literal_parts(agent, policy, rollout)
+    assert parts.keys() == expected.keys()
+    for name, value in expected.items():
+        assert float(parts[name]) == pytest.approx(value, rel=1e-6), name
+        assert not parts[name].requires_grad
+    total = expected["policy_loss"] + 0.3 * expected["baseline_loss"] - 0.7 * expected["entropy"]
+    assert loss.item() == pytest.approx(total, rel=1e-6)
+
+
+def test_the_gradient_of_the_policy_loss_does_not_reach_the_baseline():
+    policy = make_policy()
+    loss, _ = A2C(baseline_cost=0.0).loss(policy, make_rollout(policy))
+    loss.backward()
+    assert policy.baseline_head.weight.grad.abs().max() == 0
+    assert policy.policy_head.weight.grad.abs().max() > 0
+
+
+def test_the_losses_of_a_core_are_added():
+    policy = make_policy(Restless)
+    rollout = make_rollout(policy)
+    without, _ = A2C(aux_cost=0.0).loss(policy, rollout)
+    loss, parts = A2C(aux_cost=2.0).loss(policy, rollout)
+    output, _ = policy(rollout.inputs, rollout.initial_state, ("size",))
+    size = output.report["size"][:-1][rollout.mask].mean()
+    assert float(parts["size"]) == pytest.approx(size.item())
+    assert loss.item() == pytest.approx(without.item() + 2 * size.item())
+
+
+@pytest.mark.parametrize("returns", ["n-step", "monte-carlo"])
+def test_steps_that_only_reset_have_no_influence(returns):
+    def gradient(rollout):
+        policy.zero_grad()
+        loss, _ = A2C(returns=returns).loss(policy, rollout)
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in policy.parameters())]
+
+    policy = make_policy()
+    rollout = make_rollout(policy)
+    assert not rollout.mask.all()
+    other = rollout._replace(
+        action=torch.where(rollout.mask, rollout.action, (rollout.action + 1) % A),
+        reward=torch.where(rollout.mask, rollout.reward, 100.0),
+    )
+    for own, same in zip(gradient(rollout), gradient(other), strict=True):
+        assert torch.equal(own, same)
+    changed = gradient(rollout._replace(reward=rollout.reward + 1))
+    assert not torch.equal(gradient(rollout)[0], changed[0])
+
+
+def test_a_rollout_of_resets_alone_teaches_nothing():
+    policy = make_policy()
+    rollout = make_rollout(policy)
+    inputs = rollout.inputs._replace(episode_starts=torch.ones(T + 1, B, dtype=torch.bool))
+    learner = Learner(policy, A2C(), OptimConfig())
+    before = [p.clone() for p in policy.parameters()]
+    learner.check(learner.update(rollout._replace(inputs=inputs)))
+    assert all(torch.equal(p, old) for p, old in zip(policy.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [("constant", (0.1, 0.1, 0.1, 0.1)), ("linear", (0.1, 0.08, 0.06, 0.02)), ("cosine", (0.1, None, 0.06, 0.02))],
+)
+def test_schedules(schedule, rates):
+    optim = OptimConfig(learning_rate=0.1, schedule=schedule, final_fraction=0.2)
+    policy = make_policy()
+    learner = Learner(policy, A2C(), optim)
+    for progress, rate in zip((0.0, 0.25, 0.5, 1.0), rates, strict=True):
+        rate = 0.1 * (0.2 + 0.8 * (1 + np.sqrt(0.5)) / 2) if rate is None else rate
+        assert optim.learning_rate_at(progress) == pytest.approx(rate)
+        learner.update(make_rollout(policy), progress)
+        assert [group["lr"] for group in learner.optimizer.param_groups] == [pytest.approx(rate)]
+    assert learner.updates == 4
+
+
+@pytest.mark.parametrize("parts", [1, 3, B])
+def test_a_rollout_splits_into_whole_environments(parts):
+    policy = make_policy()
+    rollout = make_rollout(policy)._replace(episode_return=np.ones(2), episode_length=np.ones(2))
+    pieces = rollout.split(parts)
+    assert [len(piece.action[0]) for piece in pieces] == [len(cut) for cut in np.array_split(range(B), parts)]
+    for name in ("action", "reward", "terminated", "behaviour_logits", "mask"):
+        assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces], 1), getattr(rollout, name)), name
+    for leaf, *cut in zip(rollout.inputs, *(piece.inputs for piece in pieces), strict=True):
+        assert torch.equal(torch.cat(cut, 1), leaf)
+    for leaf, *cut in zip(rollout.initial_state, *(piece.initial_state for piece in pieces), strict=True):
+        assert torch.equal(torch.cat(cut), leaf)
+    assert np.concatenate([piece.episode_return for piece in pieces]).tolist() == [1, 1]
+    weights = [piece.mask.sum() for piece in pieces]
+    losses = [A2C().loss(policy, piece)[0].item() for piece in pieces]
+    whole, _ = A2C().loss(policy, rollout)
+    assert np.average(losses, weights=weights) == pytest.approx(whole.item())
+
+
+def test_each_minibatch_is_an_update():
+    policies = make_policy(), make_policy()
+    whole, by_hand = (
+        Learner(policy, A2C(), OptimConfig(minibatches=m)) for policy, m in zip(policies, (3, 1), strict=True)
+    )
+    rollout = make_rollout(policies[0])
+    metrics = whole.update(rollout)
+    each = [by_hand.update(piece) for piece in rollout.split(3)]
+    assert whole.updates == by_hand.updates == 3
+    for name, value in metrics.items():
+        assert value.item() == pytest.approx(np.mean([part[name].item() for part in each])), name
+    for p, q in zip(policies[0].parameters(), policies[1].parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_the_first_step_of_an_optimizer(optimizer):
+    policy = make_policy()
+    before = [p.detach().clone() for p in policy.parameters()]
+    learner = Learner(policy, A2C(), OptimConfig(optimizer, learning_rate=0.01, epsilon=1e-3))
+    learner.update(make_rollout(policy))
+    for p, old in zip(policy.parameters(), before, strict=True):
+        root = p.grad.abs() * (1 if optimizer == "adam" else 0.1)  # Adam corrects its bias, RMSprop keeps 0.01 g^2
+        torch.testing.assert_close(p.detach(), old - 0.01 * p.grad / (root + 1e-3))
+
+
+def test_the_gradient_is_clipped_as_a_whole():
+    norms = {}
+    for limit in (None, 1e3, 1e-3):
+        policy = make_policy()
+        metrics = Learner(policy, A2C(), OptimConfig(max_grad_norm=limit)).update(make_rollout(policy))
+        clipped = torch.stack([p.grad.norm() for p in policy.parameters()]).norm()
+        norms[limit] = (metrics["grad_norm"].item(), clipped.item())
+    free = norms[None][0]
+    assert 1e-3 < free < 1e3
+    assert norms == {
+        None: (pytest.approx(free), pytest.approx(free)),
+        1e3: (pytest.approx(free), pytest.approx(free)),
+        1e-3: (pytest.approx(free), pytest.approx(1e-3, rel=1e-2)),
+    }
+
+
+@pytest.mark.parametrize("limit", [None, 1.0])
+def test_a_loss_that_is_not_finite_names_the_parameters(limit):
+    policy = make_policy()
+    policy.unused = torch.nn.Linear(1, 1)
+    learner = Learner(policy, A2C(), OptimConfig(max_grad_norm=limit))
+    rollout = make_rollout(policy)
+    learner.check(learner.update(rollout))
+    with torch.no_grad():
+        policy.policy_head.bias[0] = torch.inf
+    metrics = learner.update(rollout)
+    with pytest.raises(Diverged, match=r"^update 2: the loss is nan, .*policy_head\.bias.*--optim\.learning-rate") as e:
+        learner.check(metrics)
+    for sound in ("baseline_head", "unused"):
+        assert sound not in str(e.value)
+
+
+def test_a_reward_that_is_not_finite_is_noticed():
+    policy = make_policy()
+    learner = Learner(policy, A2C(), OptimConfig())
+    rollout = make_rollout(policy)
+    t, b = torch.nonzero(rollout.mask)[0]
+    rollout.reward[t, b] = torch.nan
+    with pytest.raises(Diverged, match=r"update 1: .*baseline_head\.weight"):
+        learner.check(learner.update(rollout))
+
+
+def test_a_learner_continues_from_its_state():
+    policies = make_policy(), make_policy()
+    first, second = (Learner(policy, A2C(), OptimConfig()) for policy in policies)
+    rollouts = [make_rollout(policies[0], seed) for seed in range(4)]
+    for rollout in rollouts[:2]:
+        first.update(rollout)
+    second.load_state_dict(deepcopy(first.state_dict()))
+    for rollout in rollouts[2:]:
+        first.update(rollout)
+        second.update(rollout)
+    assert first.updates == second.updates == 4
+    for p, q in zip(policies[0].parameters(), policies[1].parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        (A2C, "discount", 1.1),
+        (A2C, "discount", -0.1),
+        (A2C, "trace_decay", 2.0),
+        (OptimConfig, "learning_rate", 0.0),
+        (OptimConfig, "learning_rate", float("nan")),
+        (OptimConfig, "final_fraction", 2.0),
+        (OptimConfig, "max_grad_norm", -1.0),
+        (OptimConfig, "minibatches", 0),
+    ],
+)
+def test_costs_and_rates_have_a_range(part, field, value):
+    with pytest.raises(
+        ValueError, match=f"^{field}={value}, but it must be .*--(agent|optim).{field.replace('_', '-')}"
+    ):
+        part(**{field: value})
