@@ -120,7 +120,7 @@ def main(argv: list[str]) -> int:
                 print(f"run folder: {run.folder}", flush=True)
                 return train(config, run, training, stop)
             except (Diverged, EnvError) as error:
-                raise RunError(f"{error}; the last good checkpoint is {run.last_checkpoint or 'none'}") from error
+                raise RunError(f"{error}; the last good checkpoint is {run.last_checkpoint}") from error
     except (ConfigError, EnvError, RunError, DependencyNotInstalled, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

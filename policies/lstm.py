@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from engram.policies.core import Core, CoreConfig, CoreOutput, may_be_any
 
@@ -82,17 +81,50 @@ class LSTM(Core):
             return self.loop(xs, state, episode_starts, report, donate)
         if episode_starts is not None:
             state = self.reset(state, episode_starts[0])
-        biases = self._biases()
-        if episode_starts is None or not may_be_any(episode_starts[1:]):
-            weights = [self.weight_ih, self.weight_hh, *biases]
-            ys, h, c = torch.lstm(xs, [leaf[None] for leaf in state], weights, True, 1, 0.0, False, False, False)
-            return CoreOutput(ys, self.State(h[0], c[0]), {})
-        T, B, D = xs.shape
-        weight_ih = self.weight_ih.view(4, -1, D).transpose(1, 2)
-        bias = (biases[0] + biases[1]).view(4, 1, -1)
-        projected = torch.baddbmm(bias, xs.reshape(1, T * B, D).expand(4, -1, -1), weight_ih).view(4, T, B, -1)
-        ys, c = _Recurrence.apply(projected, self.weight_hh, *state, episode_starts)
+            if may_be_any(episode_starts[1:]):
+                return self._segments(xs, state, episode_starts)
+        ys, h, c = self._run(xs, state, self.weight_ih)
+        return CoreOutput(ys, self.State(h, c), {})
+
+    def _segments(self, xs: Tensor, state: State, starts: Tensor) -> CoreOutput:
+        """Rows cut at their episode starts, and segments of similar length run as one batch: fused kernels know no
+        resets. Shorter segments of a batch are padded by steps that hold the cell."""
+        T, B, _ = xs.shape
+        cut = starts.clone()
+        cut[0] = True  # the first segment of each row continues from the state
+        b, t = cut.T.nonzero().unbind(1)  # by row, then by time
+        end = torch.where(b.roll(-1) == b, t.roll(-1), T)
+        end[-1] = T
+        length = end - t
+        carried = self.State(*(leaf[b] for leaf in state)), self.initial_state(len(b))
+        opening = [torch.where((t == 0)[:, None], old, new) for old, new in zip(*carried, strict=True)]
+
+        sizes = length.log2().long()  # lengths of a batch differ by less than a factor of two
+        hold = torch.tensor([-1e4, 1e4, 0, 0], dtype=xs.dtype, device=xs.device)  # closes i, opens f
+        weight_ih = torch.cat([self.weight_ih, hold.repeat_interleave(self.output_size)[:, None]], dim=1)
+        outputs, cells, order, total = [], [], [], 0
+        source = t.new_empty(T * B)  # of each output, among those of all batches
+        for size in sizes.unique():
+            rows = (sizes == size).nonzero()[:, 0]
+            steps = torch.arange(int(length[rows].max()), device=xs.device)[:, None]
+            padding = steps >= length[rows]
+            place = (t[rows] + steps).clamp(max=T - 1) * B + b[rows]
+            padded = torch.cat([xs.flatten(0, 1)[place], padding[..., None].to(xs.dtype)], dim=2)
+            ys, _, c = self._run(padded, [leaf[rows] for leaf in opening], weight_ih)
+            source[place[~padding]] = total + (~padding).flatten().nonzero()[:, 0]
+            total += place.numel()
+            outputs.append(ys.flatten(0, 1))
+            cells.append(c)
+            order.append(rows)
+        ys = torch.cat(outputs).index_select(0, source).view(T, B, -1)
+        c = torch.cat(cells)[torch.cat(order).argsort()][end == T]
         return CoreOutput(ys, self.State(ys[-1], c), {})
+
+    def _run(self, xs: Tensor, state, weight_ih: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The fused kernel without resets: outputs [T, B, h], final h and c [B, h]."""
+        weights = [weight_ih, self.weight_hh, *self._biases()]
+        ys, h, c = torch.lstm(xs, [leaf[None] for leaf in state], weights, True, 1, 0.0, False, False, False)
+        return ys, h[0], c[0]
 
     def _biases(self) -> tuple[Tensor, Tensor]:
         bias_ih, bias_hh = self.bias_ih, self.bias_hh
@@ -102,60 +134,3 @@ class LSTM(Core):
             forget = torch.arange(len(bias_ih), device=bias_ih.device) // self.output_size == 1
             bias_ih = bias_ih + self.config.forget_bias * forget
         return bias_ih, bias_hh
-
-
-class _Recurrence(torch.autograd.Function):
-    """The recurrent half of an LSTM with episode starts inside the sequence, where fused kernels know none.
-
-    Gates are kept apart, [4, T, B, h] in the order i, f, g, o, so that every operation runs over contiguous memory, and
-    the backward pass is written out: weights get their gradient from one product over all steps.
-    """
-
-    @staticmethod
-    def forward(ctx, projected, weight_hh, h, c, starts):
-        """projected W_ih x + b [4, T, B, h], weight_hh [4h, h], h and c [B, h], starts [T, B] -> hs [T, B, h], c."""
-        _, T, B, size = projected.shape
-        weight = weight_hh.view(4, size, size).transpose(1, 2)
-        gates = torch.empty_like(projected)
-        hs, cs, tanh_cs = (projected.new_empty(T, B, size) for _ in range(3))
-        h0, c0, resets = h, c, starts.any(1).tolist()
-        for t in range(T):
-            if resets[t]:
-                h, c = h.masked_fill(starts[t, :, None], 0), c.masked_fill(starts[t, :, None], 0)
-            gate = torch.baddbmm(projected[:, t], h.expand(4, -1, -1), weight)
-            torch.sigmoid(gate[:2], out=gates[:2, t])
-            torch.tanh(gate[2], out=gates[2, t])
-            torch.sigmoid(gate[3], out=gates[3, t])
-            i, f, g, o = gates[:, t]
-            c = torch.addcmul(f * c, i, g, out=cs[t])
-            h = torch.mul(o, torch.tanh(c, out=tanh_cs[t]), out=hs[t])
-        ctx.save_for_backward(gates, hs, cs, tanh_cs, h0, c0, weight_hh, starts)
-        ctx.resets = resets
-        return hs, c.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_hs, grad_c):
-        gates, hs, cs, tanh_cs, h0, c0, weight_hh, starts = ctx.saved_tensors
-        _, T, B, size = gates.shape
-        weight = weight_hh.view(4, size, size)
-        grad_gates, grad_h = torch.empty_like(gates), torch.zeros_like(h0)
-        for t in reversed(range(T)):
-            i, f, g, o = gates[:, t]
-            before = cs[t - 1] if t else c0
-            if ctx.resets[t]:
-                before = before.masked_fill(starts[t, :, None], 0)
-            grad_h = grad_h + grad_hs[t]
-            grad_o = grad_h * tanh_cs[t]
-            grad_c = grad_c + grad_h * o - grad_o * o * tanh_cs[t]
-            torch.mul(grad_c * g, i - i * i, out=grad_gates[0, t])
-            torch.mul(grad_c * before, f - f * f, out=grad_gates[1, t])
-            torch.mul(grad_c * i, 1 - g * g, out=grad_gates[2, t])
-            torch.mul(grad_o, o - o * o, out=grad_gates[3, t])
-            grad_h = torch.bmm(grad_gates[:, t], weight).sum(0)
-            grad_c = grad_c * f
-            if ctx.resets[t]:
-                grad_h, grad_c = grad_h.masked_fill(starts[t, :, None], 0), grad_c.masked_fill(starts[t, :, None], 0)
-        befores = torch.cat([h0[None], hs[:-1]]).masked_fill(starts[..., None], 0).view(T * B, size)
-        grad_weight = grad_gates.view(4, T * B, size).transpose(1, 2) @ befores
-        return grad_gates, grad_weight.view_as(weight_hh), grad_h, grad_c, None

@@ -23,34 +23,25 @@ SMALL = {FWM.Config: {"memory_size": 3, "num_reads": 2}}
 CASES = [(name, {}) for name in CORES] + [("fwm", {"key": "concat"}), ("fwm", {"write_scale": 3.0, "residual": False})]
 """every core, and choices that lead another way through one"""
 
+FWM_SIZES = {"hidden_size": 4, "memory_size": 3, "num_reads": 3}
+# fmt: off
 GOLDEN = [
-    # name, choices, outputs [-1, 0, :4], sum of the outputs, sums of squares of the leaves of the last state
-    (
-        *("lstm", {"hidden_size": 4}, [0.11274101, 0.21901589, 0.05905209, -0.10244866], 1.45955497),
-        [0.11083756, 1.12410032],
-    ),
-    (
-        *("fwm", {}, [-0.25742750, -0.15029482, -0.15519069, -0.02990733], -5.60077435),
-        [0.11083756, 1.12410032, 0.01532214],
-    ),
-    (
-        *("fwm-metarl", {}, [-0.25722935, -0.14827682, -0.15752998, -0.02944328], -5.60034935),
-        [0.11083756, 1.12410032, 0.01532214],
-    ),
-    (
-        *("fwm", {"query_activation": "tanh-e"}, [-0.25738212, -0.14984399, -0.15571442, -0.02980247], -5.60067683),
-        [0.11083756, 1.12410032, 0.01532214],
-    ),
-    (
-        *("fwm-lm", {}, [-0.23994919, 0.03538920, -0.36968396, 0.01199088], -5.56105344),
-        [0.11083756, 1.12410032, 0.13091883],
-    ),
-    (
-        *("fwm", {"key": "concat"}, [-0.28335773, -0.50495305, 0.24703997, -0.10202494], -5.88965464),
-        [0.11083756, 1.12410032, 0.12660506],
-    ),
+    # name, choices, outputs [-1, 0, :4], sum of the outputs and sums of squares of the leaves of the last state
+    ("lstm", {"hidden_size": 4},
+     [0.11274101, 0.21901589, 0.05905209, -0.10244866], [1.45955497, 0.11083756, 1.12410032]),
+    ("fwm", FWM_SIZES,
+     [-0.25742750, -0.15029482, -0.15519069, -0.02990733], [-5.60077435, 0.11083756, 1.12410032, 0.01532214]),
+    ("fwm-metarl", FWM_SIZES,
+     [-0.25722935, -0.14827682, -0.15752998, -0.02944328], [-5.60034935, 0.11083756, 1.12410032, 0.01532214]),
+    ("fwm", FWM_SIZES | {"query_activation": "tanh-e"},
+     [-0.25738212, -0.14984399, -0.15571442, -0.02980247], [-5.60067683, 0.11083756, 1.12410032, 0.01532214]),
+    ("fwm-lm", FWM_SIZES,
+     [-0.23994919, 0.03538920, -0.36968396, 0.01199088], [-5.56105344, 0.11083756, 1.12410032, 0.13091883]),
+    ("fwm", FWM_SIZES | {"key": "concat"},
+     [-0.28335773, -0.50495305, 0.24703997, -0.10202494], [-5.88965464, 0.11083756, 1.12410032, 0.12660506]),
 ]
-"""of `golden_run`; computed once from the papers' equations by a program that shares nothing with this one"""
+# fmt: on
+"""of `test_golden_run`; computed once from the papers' equations by a program that shares nothing with this one"""
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *map(str, case[1].values())]), scope="module")
@@ -278,16 +269,16 @@ def test_outputs_remember_their_episode_and_nothing_else(core):
 def test_nan_ends_with_its_episode(case, start, way):
     """Planted in a leaf of row 1, it is gone where row 1 starts and never gets into another row."""
     core = small_core(case, torch.float32 if "float32" in way else torch.float64)
-    run = stepped if "step" in way else core
+    run = partial(stepped, core) if "step" in way else core
     xs, state = random_inputs(core)
     starts = torch.zeros(T, B, dtype=torch.bool)
     starts[start, 1] = starts[start + 1, 0] = True
     with torch.no_grad():
-        expected = run(*([core] if run is stepped else []), xs, clone(state), starts)
+        expected = run(xs, clone(state), starts)
         for field in range(len(state)):
             poisoned = clone(state)
             poisoned[field][1] = NAN
-            ys, last, _ = run(*([core] if run is stepped else []), xs, poisoned, starts)
+            ys, last, _ = run(xs, poisoned, starts)
             hidden = torch.zeros(T, B, 1, dtype=torch.bool)
             hidden[:start, 1] = True
             assert_close(ys.masked_fill(hidden, 0), expected[0].masked_fill(hidden, 0))
@@ -307,6 +298,8 @@ def test_inputs_are_left_alone(case, dtype):
             for length in (1, T):
                 given = xs.detach().clone(), clone(state), starts.clone()
                 core(given[0][:length], given[1], given[2][:length])
+                core(given[0][:length], given[1])
+                core.loop(given[0][:length], given[1], None, ())
                 core.step(given[0][0], given[1])
                 core.reset(given[1], starts[0])
                 assert_close(given, (xs.detach(), clone(state), starts), rtol=0, atol=0)
@@ -371,11 +364,9 @@ def test_reports(core):
 
 
 @pytest.mark.parametrize("form", ["forward", "step"])
-@pytest.mark.parametrize(("name", "choices", "last_outputs", "total", "squares"), GOLDEN)
-def test_golden_run(name, choices, last_outputs, total, squares, form):
+@pytest.mark.parametrize(("name", "choices", "last_outputs", "sums"), GOLDEN)
+def test_golden_run(name, choices, last_outputs, sums, form):
     """The j-th parameter is 0.4 sin(1 + 0.37 j + 0.71 n) over its entries n; row 1 starts before the third step."""
-    if name.startswith("fwm"):
-        choices = {"hidden_size": 4, "memory_size": 3, "num_reads": 3, **choices}
     core = make_core(name, 3, **choices).double()
     with torch.no_grad():
         for j, parameter in enumerate(core.parameters()):
@@ -385,10 +376,10 @@ def test_golden_run(name, choices, last_outputs, total, squares, form):
     xs = torch.sin(0.5 + 0.9 * t + 1.3 * b + 0.41 * i)
     starts = torch.zeros(4, 2, dtype=torch.bool)
     starts[2, 1] = True
-    run = core if form == "forward" else lambda *inputs: stepped(core, *inputs)
+    run = core if form == "forward" else partial(stepped, core)
     ys, state, _ = run(xs, core.initial_state(2), starts)
     numbers = [*ys[3, 0, :4].tolist(), ys.sum().item(), *(leaf.square().sum().item() for leaf in state)]
-    assert numbers == pytest.approx([*last_outputs, total, *squares], abs=1e-7)  # those had xs in float32
+    assert numbers == pytest.approx([*last_outputs, *sums], abs=1e-7)  # those had xs in float32
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

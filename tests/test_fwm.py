@@ -301,13 +301,19 @@ def test_the_lstm_never_sees_the_memory():
     assert_close((other.h, other.c), (last.h, last.c), rtol=0, atol=0)
 
 
-def test_long_sequences_take_several_chunks():
-    core = fwm()
+@pytest.mark.parametrize("key", ["tensor", "concat"])
+@pytest.mark.parametrize(("write_scale", "bounded"), [(0.01, False), (3.0, True)])
+def test_long_sequences_take_several_chunks(write_scale, bounded, key):
+    """In which the memory is never scaled down, or often, in the first steps of an episode too."""
+    core = fwm(write_scale=write_scale, key=key)
     steps = 2 * fwm_memory.CHUNK + 7
-    xs, state = random_inputs(core, steps)
-    starts = torch.rand(steps, 3) < torch.tensor([0.0, 0.02, 0.3])
+    xs, state = random_inputs(core, steps, scale=3)
+    state = core.State(*(leaf / 2 for leaf in state))
+    starts = torch.rand(steps, 3) < torch.tensor([0.0, 0.05, 0.3])
     expected, output = core.loop(xs, state, starts, core.diagnostics), core(xs, state, starts, core.diagnostics)
     assert_close(tuple(output), tuple(expected), rtol=1e-8, atol=1e-9)
+    assert (output.report["memory_norm"] > 1).any() == bounded
+    assert (output.report["memory_norm"][starts] > 1).any() == bounded
     weights = torch.randn_like(output.ys)
     found, wanted = (torch.autograd.grad((weights * o.ys).sum(), [*core.parameters()]) for o in (output, expected))
     for gradient, other in zip(found, wanted, strict=True):
@@ -315,7 +321,7 @@ def test_long_sequences_take_several_chunks():
 
 
 def test_reports_are_what_was_written_and_asked():
-    core = fwm("fwm-lm")
+    core = fwm(write_scale=3.0)
     xs, state = random_inputs(core)
     _, last, report = core(xs, state, None, core.diagnostics)
     written, asked = core.write(last.h), core.read(last.h)
@@ -324,13 +330,24 @@ def test_reports_are_what_was_written_and_asked():
     assert_close(report["key2"][-1], written[:, d : 2 * d].tanh())
     assert_close(report["beta"][-1], torch.sigmoid(written[:, -1] + 1))
     length = report["key1"].norm(dim=-1) * report["key2"].norm(dim=-1)
-    assert_close(report["write_strength"], report["beta"] * length.square())
+    assert_close(report["write_strength"], 3 * report["beta"] * length.square())
     assert_close(report["read_n"][-1, :, 0], asked[:, :d].tanh())
     assert_close(report["read_e"][-1].flatten(1), asked[:, d:].tanh())
     second = fwm_memory.address(report["read_n"][-1, :, 0], report["read_e"][-1, :, 0], "tensor")
     assert_close(report["read_n"][-1, :, 1], F.layer_norm(torch.einsum("bma,ba->bm", last.memory, second), (d,)))
     assert_close(last.memory.flatten(1).norm(dim=1), report["memory_norm"][-1].clamp(max=1))
     assert (report["memory_norm"] > 1).any()
+
+
+def test_the_paper_has_no_biases():
+    """Neither of the projections nor in the write strength, and writes at full scale (Eqs. 2 to 8)."""
+    core = fwm("fwm-paper")
+    assert {name for name, _ in core.named_parameters() if "bias" in name} == {"lstm.bias_ih", "lstm.bias_hh"}
+    xs, state = random_inputs(core)
+    _, last, report = core(xs, state, None, ("beta", "key1", "key2", "write_strength"))
+    assert_close(report["beta"][-1], torch.sigmoid(last.h @ core.write.weight[-1]))
+    length = report["key1"].norm(dim=-1) * report["key2"].norm(dim=-1)
+    assert_close(report["write_strength"], report["beta"] * length.square())
 
 
 def test_initial_weights():

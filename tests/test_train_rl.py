@@ -173,21 +173,20 @@ def test_an_environment_of_a_module(tmp_path, monkeypatch):
 # Signals and kills
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_to_the_process(number, status, tmp_path):
+def test_control_c():
     command = [sys.executable, ROOT / "train_rl.py", *LSTM.split(), "--total-steps", "1000000000", "--folder", "run"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "run folder: run\n"
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (status, "")
+    assert (process.returncode, errors) == (130, "")
     assert output.endswith("stopped; continue with: python train_rl.py --resume run\n")
     assert load_checkpoint("run")[1]["step"] >= 0
 
 
 KILLED = """
 import os, random, signal, sys, time
-import train_rl
+import torch.utils.tensorboard, train_rl  # once for all children
 from pathlib import Path
 
 def start(argv):
@@ -206,7 +205,7 @@ while True:
     while kills == 0 and not list(Path(cut).glob("checkpoints/step_*.pt")):
         time.sleep(0.005)
     time.sleep(random.uniform(0, duration / 2))
-    if kills < 4:
+    if kills < 3:
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     argv = ["--resume", cut]
@@ -218,8 +217,8 @@ print(kills)
 """
 
 
-def test_a_run_killed_at_any_instant_becomes_the_run_it_would_have_been(tmp_path):
-    command = [sys.executable, "-c", KILLED, "whole", "cut", *FWM.split(), "--total-steps", "1500"]
+def test_a_run_killed_at_any_instant_becomes_the_run_it_would_have_been():
+    command = [sys.executable, "-c", KILLED, "whole", "cut", *LSTM.split(), "--total-steps", "1500"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stderr
@@ -403,7 +402,7 @@ def test_a_run_without_a_checkpoint_is_one_line(capsys):
     assert "run has no usable checkpoint: none was saved" in error_line(capsys)
 
 
-def test_the_status_of_the_process(tmp_path):
+def test_the_status_of_the_process():
     command = [sys.executable, ROOT / "train_rl.py", "--core", "fwmm"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2

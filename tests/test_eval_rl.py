@@ -1,0 +1,174 @@
+"""Evaluations of a run folder: the same numbers everywhere, from the same levels, and nothing changed."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import eval_rl
+import train_rl
+from engram import envs
+from engram.agents.evaluate import ReferenceActor, evaluate
+
+ROOT = Path(eval_rl.__file__).parent
+LEVELS = 12
+SMALL = "--env.num-envs 8 --unroll-length 9 --eval-episodes 5 --total-steps 300"
+GRAPHS = f"--env graph-pomdp --env.kwargs.episode-length 8 --env.kwargs.num-levels {LEVELS} {SMALL}"
+CORES = {"fwm": "--core fwm --core.hidden-size 8 --core.memory-size 4", "lstm": "--core lstm --core.hidden-size 8"}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of runs by name."""
+    folders = {name: str(tmp_path_factory.mktemp("runs") / name) for name in (*CORES, "cartpole")}
+    for name, core in CORES.items():
+        assert train_rl.main([*f"{GRAPHS} {core} --policy.last-reward".split(), "--folder", folders[name]]) == 0
+    cartpole = f"--env CartPole-v1 {CORES['lstm']} {SMALL} --folder {folders['cartpole']}"
+    assert train_rl.main(cartpole.split()) == 0
+    return folders
+
+
+@pytest.fixture
+def scores(tmp_path, capsys):
+    """Runs eval_rl.py: rows of its JSON, and what it prints."""
+
+    def run(*flags):
+        path = tmp_path / "scores.json"
+        capsys.readouterr()
+        assert eval_rl.main([*map(str, flags), "--json", str(path)]) == 0
+        return json.loads(path.read_text(), parse_constant=pytest.fail), capsys.readouterr().out
+
+    return run
+
+
+def error_line(capsys):
+    errors = capsys.readouterr().err
+    assert re.fullmatch(r"error: [^\n]+\n", errors), errors
+    return errors
+
+
+def snapshot(folder):
+    return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in Path(folder).rglob("*")}
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_the_table_shows_the_numbers_of_the_json(runs, scores, name):
+    rows, shown = scores(runs[name])
+    policies = ["agent", *envs.reference_policies("graph-pomdp")]
+    assert [(row["split"], row["policy"]) for row in rows] == [(s, p) for s in ("train", "test") for p in policies]
+    for row in rows:
+        assert (row["run"], row["env"], row["core"]) == (runs[name], "graph-pomdp", name)
+        assert (row["seed"], row["episodes"], row["actions"]) == (0, LEVELS, "sampled")
+        assert row["step"] >= 300
+    lines = {line.split("│")[1].strip(): line.split("│")[2:4] for line in shown.splitlines() if line.startswith("│")}
+    assert list(lines) == [name, *policies[1:]]
+    for policy, cells in zip(policies, lines.values(), strict=True):
+        own = [row for row in rows if row["policy"] == policy]
+        assert [cell.strip() for cell in cells] == [f"{row['mean']:.2f} ± {row['standard_error']:.2f}" for row in own]
+    title = " ".join(shown.partition("┏")[0].split())
+    assert f"after {rows[0]['step']:,} steps, sampled actions, {LEVELS} episodes" in title
+
+
+def test_references_are_scored_as_they_play(runs, scores):
+    rows, _ = scores(runs["fwm"], "--split", "test", "--seed", "5")
+    played = envs.make_vec("graph-pomdp", LEVELS, episode_length=8, num_levels=LEVELS, split="test")
+    for name, policy in envs.reference_policies("graph-pomdp").items():
+        score = evaluate(ReferenceActor(policy(played, 5)), played, LEVELS, 5)
+        (row,) = (row for row in rows if row["policy"] == name)
+        assert (row["mean"], row["standard_error"]) == (score.mean, score.standard_error)
+    means = {row["policy"]: row["mean"] for row in rows}
+    assert means["oracle"] > means["random"]
+
+
+def test_one_seed_one_score(runs, scores):
+    def numbers(*flags):
+        return [(row["policy"], row["split"], row["mean"]) for row in scores(runs["lstm"], *flags)[0]]
+
+    assert numbers() == numbers("--seed", 0)
+    assert numbers("--seed", 3) == numbers("--seed", 3) != numbers()
+    assert numbers("--split", "train") + numbers("--split", "test") == numbers()
+    assert numbers("--split", "valid") != numbers("--split", "test")
+
+
+def test_greedy_and_episodes(runs, scores):
+    rows, shown = scores(runs["fwm"], "--greedy", "--episodes", 30, "--split", "test")
+    assert {(row["actions"], row["episodes"]) for row in rows} == {("greedy", 30)}
+    assert "greedy actions, 30" in " ".join(shown.split())
+    sampled, _ = scores(runs["fwm"], "--episodes", 30, "--split", "test")
+    assert rows[0]["mean"] != sampled[0]["mean"]
+    assert [row["mean"] for row in rows[1:]] == [row["mean"] for row in sampled[1:]], "references are what they are"
+
+
+def test_a_single_episode_has_no_standard_error(runs, scores):
+    rows, shown = scores(runs["fwm"], "--episodes", 1, "--split", "test")
+    assert {row["standard_error"] for row in rows} == {None}
+    assert f" {rows[0]['mean']:.2f} │" in shown
+
+
+def test_several_runs(runs, scores):
+    folders = [runs["fwm"], runs["lstm"], runs["fwm"]]
+    rows, shown = scores(*folders, "--split", "test")
+    assert rows == [row for folder in folders[:2] for row in scores(folder, "--split", "test")[0]]
+    assert shown.count("policy") == 2
+
+
+def test_an_environment_without_splits(runs, scores):
+    rows, shown = scores(runs["cartpole"])
+    assert [(row["policy"], row["split"], row["episodes"]) for row in rows] == [("agent", None, 5), ("random", None, 5)]
+    assert all(math.isfinite(row["mean"]) and row["mean"] > 5 for row in rows)
+    assert "return" in shown
+
+
+def test_evaluating_changes_nothing(runs, scores):
+    before = snapshot(runs["fwm"])
+    scores(runs["fwm"])
+    assert snapshot(runs["fwm"]) == before
+
+
+def test_what_cannot_be_judged_is_one_line(runs, tmp_path, capsys):
+    def failed(*flags):
+        assert eval_rl.main([*map(str, flags)]) == 2
+        return error_line(capsys)
+
+    copy = Path(shutil.copytree(runs["lstm"], tmp_path / "copy"))
+    capsys.readouterr()
+    assert f"there is no run folder {tmp_path}/nowhere" in failed(tmp_path / "nowhere")
+    assert f"{tmp_path} is not a run folder: it has no config.json" in failed(tmp_path)
+    assert "No such file or directory" in failed(copy, "--episodes", 2, "--json", tmp_path / "nowhere" / "scores.json")
+    shutil.rmtree(copy / "checkpoints")
+    assert f"{copy} has no usable checkpoint: none was saved" in failed(runs["fwm"], copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"momentum": 0.9}))
+    assert "config.json is of another version" in failed(copy)
+    (copy / "config.json").write_text("{")
+    assert f"cannot read {copy}/config.json" in failed(copy)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "RUN"),
+        (["run", "--split", "trial"], "'trial'"),
+        (["run", "--episodes", "0"], "--episodes: '0', but it must be an integer of at least 1"),
+        (["run", "--seed", "-1"], "--seed: '-1', but it must be an integer of at least 0"),
+        (["run", "--seed", "one"], "--seed: 'one', but it must be an integer of at least 0"),
+        (["run", "--greed"], "--greed"),
+    ],
+)
+def test_what_cannot_be_read_names_the_flag(flags, said, capsys):
+    with pytest.raises(SystemExit) as caught:
+        eval_rl.main(flags)
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_status_of_the_process(tmp_path):
+    command = [sys.executable, ROOT / "eval_rl.py", tmp_path / "nowhere"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"error: there is no run folder {tmp_path}/nowhere\n"
