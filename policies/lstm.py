@@ -109,7 +109,8 @@ class LSTM(Core):
             steps = torch.arange(int(length[rows].max()), device=xs.device)[:, None]
             padding = steps >= length[rows]
             place = (t[rows] + steps).clamp(max=T - 1) * B + b[rows]
-            padded = torch.cat([xs.flatten(0, 1)[place], padding[..., None].to(xs.dtype)], dim=2)
+            padded = xs.flatten(0, 1)[place].masked_fill(padding[..., None], 0)
+            padded = torch.cat([padded, padding[..., None].to(xs.dtype)], dim=2)
             ys, _, c = self._run(padded, [leaf[rows] for leaf in opening], weight_ih)
             source[place[~padding]] = total + (~padding).flatten().nonzero()[:, 0]
             total += place.numel()

@@ -61,13 +61,14 @@ def test_one_seed_one_score(core):
     envs = graphs()
     policy = a_policy(envs, core)
 
-    def returns(seed, greedy=False):
-        return evaluate(PolicyActor(policy, envs.num_envs, seed, greedy), envs, 12, seed).returns.tolist()
+    def returns(of_actions=1, of_episodes=1, greedy=False):
+        actor = PolicyActor(policy, envs.num_envs, of_actions, greedy)
+        return evaluate(actor, envs, 12, of_episodes).returns.tolist()
 
-    assert returns(1) == returns(1)
-    assert returns(1, greedy=True) == returns(1, greedy=True)
-    assert returns(1) != returns(2)
-    assert returns(1) != returns(1, greedy=True)
+    assert returns() == returns()
+    assert returns(of_actions=2) != returns()
+    assert returns(of_episodes=2) != returns()
+    assert returns(greedy=True) == returns(of_actions=2, greedy=True) != returns()
 
 
 @pytest.mark.parametrize(

@@ -320,6 +320,21 @@ def test_long_sequences_take_several_chunks(write_scale, bounded, key):
         assert (gradient - other).abs().max() <= 1e-8 * other.abs().max()
 
 
+def test_writes_that_overshoot_do_not_overflow():
+    """In float32 the factors by which a chunk of steps scales its memory down have no product."""
+    narrow, wide = fwm(write_scale=100.0, dtype=torch.float32), fwm(write_scale=100.0)
+    xs, _ = random_inputs(narrow, fwm_memory.CHUNK, scale=3)
+    output = narrow(xs, narrow.initial_state(3), None, ("memory_norm",))
+    expected = wide.loop(xs.double(), wide.initial_state(3), None, ())
+    assert (output.report["memory_norm"].double().prod(0) > torch.finfo(torch.float32).max).all()
+    assert_close(output.ys.double(), expected.ys, rtol=1e-3, atol=1e-3)
+    found, wanted = (
+        torch.autograd.grad(o.ys.sum(), [*core.parameters()]) for core, o in ((narrow, output), (wide, expected))
+    )
+    for gradient, other in zip(found, wanted, strict=True):
+        assert (gradient - other).abs().max() <= 1e-2 * other.abs().max()
+
+
 def test_reports_are_what_was_written_and_asked():
     core = fwm(write_scale=3.0)
     xs, state = random_inputs(core)

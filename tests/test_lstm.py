@@ -53,6 +53,21 @@ def test_torch_lstm_on_each_episode(probability):
         assert_close([leaf[b] for leaf in last], [leaf[0, 0] for leaf in after])
 
 
+@pytest.mark.parametrize("scale", [1, 1e6])
+def test_episodes_of_many_lengths(scale):
+    """From 1 step to 40 in one batch, and inputs of any size: values and gradients of stepping through them."""
+    core, (xs, state) = lstm(), random_inputs(steps=40, batch_size=6)
+    xs = (scale * xs).requires_grad_()
+    starts = torch.rand(40, 6) < torch.tensor([0.0, 0.02, 0.05, 0.1, 0.3, 1.0])
+    output, expected = core(xs, state, starts), core.loop(xs, state, starts, ())
+    assert_close(tuple(output), tuple(expected))
+    weights = torch.randn(40, 6, 5, dtype=torch.float64)
+    totals = [(weights * o.ys).sum() + o.state.c.sum() for o in (output, expected)]
+    found, wanted = (torch.autograd.grad(total, [*core.parameters(), xs]) for total in totals)
+    for gradient, other in zip(found, wanted, strict=True):
+        assert (gradient - other).abs().max() <= 1e-10 * other.abs().max()
+
+
 def test_saturated_gates_sum_their_inputs():
     """Without recurrent weights, with open gates, the cell adds up tanh of what it is shown."""
     core, (xs, _) = lstm(), random_inputs()

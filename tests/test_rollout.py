@@ -155,10 +155,11 @@ def test_acting_does_not_touch_the_initial_state_of_a_rollout(core):
     stepper, policy, state, generator = start(make_vec("Counting-v0", 3), core)
     for _ in range(3):
         before = [leaf.clone() for leaf in state]
-        rollout, state = collect(stepper, policy, state, 4, generator)
+        rollout, state = collect(stepper, policy, state, 7, generator)
         for kept, expected, after in zip(rollout.initial_state, before, state, strict=True):
             assert torch.equal(kept, expected)
             assert not torch.equal(kept, after)
+    assert not rollout.inputs.episode_starts[0].any(), "else a reset would have copied the state"
 
 
 @pytest.mark.parametrize("core", CORES)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -141,6 +142,36 @@ def test_a_finished_run_that_is_resumed_is_finished(capsys):
     assert capsys.readouterr().out.count("done; judge it with: python eval_rl.py run\n") == 2
 
 
+class Drawing(gymnasium.Env):
+    """Draws from every global generator."""
+
+    observation_space, action_space = Box(0, 1, (1,)), Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        drawn = random.random() + np.random.random() + torch.rand(()).item()  # noqa: NPY002
+        return np.zeros(1, np.float32), drawn, False, False, {}
+
+
+gymnasium.register("Drawing-v0", Drawing)
+
+
+def test_global_generators_are_seeded_and_go_on():
+    line = f"--env Drawing-v0 --core lstm --core.hidden-size 8 {SMALL} --eval-interval 100000"
+    assert train(line, "whole") == 0
+    with interrupted(4):
+        assert train(line, "cut") == 143
+    before = load_checkpoint("cut")[1]["random"]
+    random.random()
+    assert resume("cut") == 0
+    after, whole = (load_checkpoint(folder)[1]["random"] for folder in ("cut", "whole"))
+    assert_same(after, whole)
+    assert all(str(before[name]) != str(after[name]) for name in ("python", "numpy"))
+    assert not torch.equal(before["torch"], after["torch"])
+
+
 # Any environment
 
 
@@ -204,7 +235,7 @@ while True:
     child = start(argv)
     while kills == 0 and not list(Path(cut).glob("checkpoints/step_*.pt")):
         time.sleep(0.005)
-    time.sleep(random.uniform(0, duration / 2))
+    time.sleep(random.uniform(0, duration / 2 if kills else 0.05))
     if kills < 3:
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
@@ -218,7 +249,7 @@ print(kills)
 
 
 def test_a_run_killed_at_any_instant_becomes_the_run_it_would_have_been():
-    command = [sys.executable, "-c", KILLED, "whole", "cut", *LSTM.split(), "--total-steps", "1500"]
+    command = [sys.executable, "-c", KILLED, "whole", "cut", *LSTM.split(), "--total-steps", "3000"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stderr
