@@ -57,6 +57,11 @@ class FWM(Core):
                 self.query_activation in ("tanh", "tanh-e", "none"), "query_activation", "tanh, tanh-e or none"
             )
 
+        @property
+        def scale(self) -> float:
+            """s, of which beta is the share that a step uses."""
+            return 1 / self.memory_size if self.write_scale is None else self.write_scale
+
         def build(self, input_size: int) -> "FWM":
             return FWM(input_size, self)
 
@@ -114,14 +119,13 @@ class FWM(Core):
         written, asked = self.write(hidden), self.read(hidden)
         key1, key2, value = written[..., : 3 * d].tanh().split(d, dim=-1)  # Eq. 2
         beta = torch.sigmoid(written[..., 3 * d] + config.beta_offset)
-        scale = 1 / d if config.write_scale is None else config.write_scale
         n, e = asked[..., :d], asked[..., d:]
         if config.query_activation == "tanh":  # Eqs. 5 and 6
             n = n.tanh()
         if config.query_activation != "none":
             e = e.tanh()
         e = e.unflatten(-1, (config.num_reads, d))
-        return fwm_memory.Entry(key1, key2, value, scale * beta), fwm_memory.Query(n, e)
+        return fwm_memory.Entry(key1, key2, value, config.scale * beta), fwm_memory.Query(n, e)
 
     def _output(self, hidden, retrieved, state, entry, diagnosed, report) -> CoreOutput:
         ys = self.output(retrieved)
@@ -129,7 +133,6 @@ class FWM(Core):
             ys = hidden + ys
         reports = {}
         if report:
-            scale = 1 / self.config.memory_size if self.config.write_scale is None else self.config.write_scale
-            diagnosed |= {"key1": entry.key1, "key2": entry.key2, "beta": entry.rate / scale}
+            diagnosed |= {"key1": entry.key1, "key2": entry.key2, "beta": entry.rate / self.config.scale}
             reports = {name: diagnosed[name].detach() for name in report}
         return CoreOutput(ys, state, reports)

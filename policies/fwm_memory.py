@@ -138,6 +138,7 @@ def _dual(memory, entry, query, starts, key):
     new = left.transpose(1, 2) @ addresses
     if reaches_back:
         new = new + (torch.exp(-log_scale[:, -1])[:, None, None] * memory).masked_fill(gone[:, -1, None], 0)
+    square = square.clamp(min=0)  # of an erased memory, rounding may leave it below
     diagnosed = _diagnose(torch.stack(asked, 2), e, rate * gram.diagonal(dim1=1, dim2=2), square)
     return n.transpose(0, 1), new, {name: x.transpose(0, 1) for name, x in diagnosed.items()}
 

@@ -244,6 +244,9 @@ def test_rows_are_independent(core):
     order = torch.tensor([2, 0, 1])
     permuted = core(xs[:, order], pick(state, order), starts[:, order])
     same(permuted, (output.ys[:, order], pick(output.state, order), {}))
+    for b in range(B):
+        row = slice(b, b + 1)
+        same(core(xs[:, row], pick(state, row), starts[:, row]), (output.ys[:, row], pick(output.state, row), {}))
     *from_state, from_xs = torch.autograd.grad(output.ys[:, 0].sum(), [*state, xs], materialize_grads=True)
     assert not from_xs[:, 1:].any()
     assert not any(leaf[1:].any() for leaf in from_state)
@@ -265,7 +268,7 @@ def test_outputs_remember_their_episode_and_nothing_else(core):
 
 
 @pytest.mark.parametrize("way", ["forward", "forward float32", "step float32"])
-@pytest.mark.parametrize("start", [0, 1, 4])
+@pytest.mark.parametrize("start", [0, 1, 2, 4])
 def test_nan_ends_with_its_episode(case, start, way):
     """Planted in a leaf of row 1, it is gone where row 1 starts and never gets into another row."""
     core = small_core(case, torch.float32 if "float32" in way else torch.float64)

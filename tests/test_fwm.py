@@ -261,6 +261,19 @@ def test_capacity(form, d):
     assert_close(recalled, values)
 
 
+def test_an_erased_memory_has_norm_zero():
+    """The dual form sums up the change of each write; the sum must not fall below zero."""
+    torch.manual_seed(0)
+    keys = F.normalize(torch.randn(2, 1, 100, 4).double(), dim=-1).expand(2, 2, 100, 4)
+    values = torch.stack([0.5 * torch.randn(100, 4).double().tanh(), torch.zeros(100, 4).double()])
+    entries = Entry(*keys, values, torch.ones(2, 100).double())
+    queries = Query(torch.zeros(2, 100, 4).double(), torch.zeros(2, 100, 1, 4).double())
+    _, memory, report = fwm_memory.sequence(torch.zeros(100, 4, 16).double(), entries, queries, None, "tensor")
+    assert_close(report["memory_norm"][0], values[0].norm(dim=1))
+    assert_close(report["memory_norm"][1], torch.zeros(100).double(), rtol=0, atol=1e-7)
+    assert_close(memory, torch.zeros_like(memory), rtol=0, atol=1e-7)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     exponent=st.floats(-2, 4),
