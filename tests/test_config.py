@@ -20,7 +20,7 @@ def parsed(line):
 
 
 def equivalent(config, other):
-    """Whether both describe one run; an environment has its options as a dataclass in one and maybe a dict in another."""
+    """Whether both describe one run; one may have the options of the environment as a dataclass and one as a dict."""
     same = dataclasses.replace(other, env=config.env) == config
     return same and all(config.env.options(split) == other.env.options(split) for split in (None, "train", "test"))
 

@@ -63,7 +63,11 @@ def literal_parts(agent, policy, rollout):
     for t, b in np.argwhere(mask):
         total, scale, k, whole = 0.0, 1.0, t, False
         while k < T and mask[k, b] and not whole:
-            total, scale, whole = total + scale * reward[k, b], scale * agent.discount, terminated[k, b]
+            total, scale, whole = (
+                total + scale * agent.reward_scale * reward[k, b],
+                scale * agent.discount,
+                terminated[k, b],
+            )
             k += 1
         if agent.returns == "monte-carlo" and not whole:
             continue
@@ -78,7 +82,7 @@ def literal_parts(agent, policy, rollout):
 @pytest.mark.parametrize("returns", ["n-step", "monte-carlo"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a2c_is_its_literal_sum(returns, seed):
-    agent = A2C(discount=0.8, baseline_cost=0.3, entropy_cost=0.7, returns=returns)
+    agent = A2C(discount=0.8, reward_scale=0.5, baseline_cost=0.3, entropy_cost=0.7, returns=returns)
     policy = make_policy()
     rollout = make_rollout(policy, seed)
     loss, parts = agent.loss(policy, rollout)
@@ -89,6 +93,16 @@ def test_a2c_is_its_literal_sum(returns, seed):
         assert not parts[name].requires_grad
     total = expected["policy_loss"] + 0.3 * expected["baseline_loss"] - 0.7 * expected["entropy"]
     assert loss.item() == pytest.approx(total, rel=1e-6)
+
+
+def test_lambda_returns_are_learned_from():
+    policy = make_policy()
+    rollout = make_rollout(policy)
+    with torch.no_grad():
+        values = policy(rollout.inputs, rollout.initial_state)[0].baseline
+    _, parts = A2C(discount=0.8, trace_decay=0.0).loss(policy, rollout)
+    errors = rollout.reward + 0.8 * ~rollout.terminated * values[1:] - values[:-1]
+    assert float(parts["baseline_loss"]) == pytest.approx(errors[rollout.mask].square().mean().item())
 
 
 def test_the_gradient_of_the_policy_loss_does_not_reach_the_baseline():

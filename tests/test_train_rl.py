@@ -25,7 +25,7 @@ from engram.run import load_checkpoint
 
 ROOT = Path(train_rl.__file__).parent
 SMALL = (
-    "--env.num-envs 8 --unroll-length 9 --log-interval 3 --eval-interval 200 --eval-episodes 4"
+    "--env.num-envs 8 --optim.minibatches 2 --unroll-length 9 --log-interval 3 --eval-interval 200 --eval-episodes 4"
     " --save-minutes 0 --total-steps 700"
 )
 GRAPHS = f"--env graph-pomdp --env.kwargs.episode-length 8 --env.kwargs.num-levels 20 {SMALL}"
@@ -381,7 +381,7 @@ def test_a_run_never_writes_over_another(capsys):
     ],
 )
 def test_what_cannot_be_started_is_one_line(line, message, capsys):
-    flags = [] if "--resume" in line else ["--env.num-envs", "2", "--folder", "run"]
+    flags = [] if "--resume" in line else ["--folder", "run"]
     assert train_rl.main([*line.split(), *flags]) == 2
     assert message in error_line(capsys)
     assert not list(Path().iterdir()), "nothing is left behind"
