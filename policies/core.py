@@ -73,7 +73,7 @@ class Core(nn.Module):
         Returns: ys [T, B, Y], the state after the last step, reports by name, each [T, B, ...].
         Raises:  ValueError if the inputs, the state or a report name do not fit this core.
         """
-        self.check(xs, state, report)
+        self.check(xs, state, episode_starts, report)
         return self.loop(xs, state, episode_starts, report, donate)
 
     def loop(
@@ -101,8 +101,8 @@ class Core(nn.Module):
             )
         )
 
-    def check(self, xs: Tensor, state: State, report: tuple[str, ...]) -> None:
-        """Raise a ValueError naming what does not fit: the inputs, the state, or a report name."""
+    def check(self, xs: Tensor, state: State, episode_starts: Tensor | None, report: tuple[str, ...]) -> None:
+        """Raise a ValueError naming what does not fit: the inputs, the state, the starts, or a report name."""
         name = type(self).__name__
         if xs.dim() != 3 or xs.shape[2] != self.input_size or not xs.is_floating_point():
             raise ValueError(
@@ -116,6 +116,11 @@ class Core(nn.Module):
                 raise ValueError(
                     f"{name}: state.{field} must be {[xs.shape[1], *like.shape[1:]]}, got {list(leaf.shape)}"
                 )
+        if episode_starts is not None and (episode_starts.shape != xs.shape[:2] or episode_starts.dtype != torch.bool):
+            raise ValueError(
+                f"{name} reads episode_starts as bool {list(xs.shape[:2])}, "
+                f"got {episode_starts.dtype} {list(episode_starts.shape)}"
+            )
         for wanted in report:
             if wanted not in self.aux_losses + self.diagnostics:
                 raise ValueError(f"{name} cannot report {wanted!r}; it reports {self.aux_losses + self.diagnostics}")

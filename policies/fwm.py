@@ -105,7 +105,7 @@ class FWM(Core):
         report: tuple[str, ...] = (),
         donate: bool = False,
     ) -> CoreOutput:
-        self.check(xs, state, report)
+        self.check(xs, state, episode_starts, report)
         if len(xs) == 1:
             return self.loop(xs, state, episode_starts, report, donate)
         hidden, (h, c), _ = self.lstm(xs, LSTM.State(state.h, state.c), episode_starts)

@@ -76,7 +76,7 @@ class LSTM(Core):
         report: tuple[str, ...] = (),
         donate: bool = False,
     ) -> CoreOutput:
-        self.check(xs, state, report)
+        self.check(xs, state, episode_starts, report)
         if report or len(xs) == 1:
             return self.loop(xs, state, episode_starts, report, donate)
         if episode_starts is not None:

@@ -422,6 +422,15 @@ def test_wrong_states(core):
     )
 
 
+@pytest.mark.parametrize(
+    ("starts", "got"),
+    [(torch.zeros(T, B), f"torch.float32 [{T}, {B}]"), (torch.zeros(T, 1, dtype=torch.bool), f"torch.bool [{T}, 1]")],
+)
+def test_wrong_episode_starts(core, starts, got):
+    xs, state = random_inputs(core)
+    assert message(lambda: core(xs, state, starts)).endswith(f"reads episode_starts as bool [{T}, {B}], got {got}")
+
+
 def test_wrong_reports(core):
     xs, state = random_inputs(core)
     text = message(lambda: core(xs, state, None, ("nonsense",)))
