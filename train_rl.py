@@ -88,7 +88,7 @@ def train(config: Config, run: Run, training: Training, stop: StopRequest) -> in
                 actor = PolicyActor(learner.policy, training.test_envs.num_envs, config.seed)
                 score = evaluate(actor, training.test_envs, config.eval_episodes, config.seed + TEST_SEED)
                 training.window["test_return"].append(score.mean)
-            if training.rollouts % config.log_interval == 0:
+            if training.rollouts % config.log_interval == 0 or training.step >= config.total_steps:
                 means = {name: sum(values) / len(values) for name, values in training.window.items() if values}
                 run.log(training.step, {"updates": learner.updates, **means})
                 progress.update(training.step, means)

@@ -1,4 +1,4 @@
-"""Episodes of a policy on an environment, a fixed number in each member so that short ones do not count for more."""
+"""A policy judged on a fixed list of levels and episode seeds."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -31,17 +31,23 @@ class Score(NamedTuple):
 
 
 def evaluate(actor: Actor, envs, episodes: int, seed: int) -> Score:
-    """Play `episodes` episodes, shared out evenly over the members of `envs`, which start from `seed`."""
-    stepper = Stepper(envs, seed)
-    quota = np.full(envs.num_envs, episodes // envs.num_envs)
-    quota[: episodes % envs.num_envs] += 1
-    returns = [[] for _ in quota]
-    while any(len(own) < wanted for own, wanted in zip(returns, quota, strict=True)):
-        _, _, ended = stepper.step(actor(stepper.inputs))
-        for member, value in zip(ended.member, ended.episode_return, strict=True):
-            if len(returns[member]) < quota[member]:
-                returns[member].append(value)
-    return Score(np.array([value for own in returns for value in own]))
+    """Play `episodes` episodes, one in each member of `envs` at a time.
+
+    Episode k is that of member k % num_envs after a reset seeded by `seed + k`, whoever plays it: every actor meets the
+    same levels and starts, and short episodes do not count for more.
+    """
+    returns = []
+    for first in range(0, episodes, envs.num_envs):
+        stepper = Stepper(envs, seed + first)
+        playing = np.arange(envs.num_envs) < episodes - first
+        own = np.zeros(len(playing))
+        while playing.any():
+            _, _, ended = stepper.step(actor(stepper.inputs))
+            now = playing[ended.member]  # not those of later episodes, which members play while others finish
+            own[ended.member[now]] = ended.episode_return[now]
+            playing[ended.member] = False
+        returns.append(own[: episodes - first])
+    return Score(np.concatenate(returns))
 
 
 class PolicyActor:

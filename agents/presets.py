@@ -21,8 +21,8 @@ _GRAPH_PAPER = {
 # Ours, an order of magnitude fewer episodes to the same return: four updates a rollout, rewards of order 1 so that the
 # costs balance, lambda-returns, and a clipped gradient that bears the higher learning rate.
 _GRAPH = _GRAPH_PAPER | {
-    "agent": A2C(discount=0.9, reward_scale=0.1, baseline_cost=0.5, entropy_cost=0.025, trace_decay=0.5),
-    "optim": OptimConfig(learning_rate=2e-3, schedule="linear", epsilon=1e-4, minibatches=4, max_grad_norm=0.5),
+    "agent": A2C(discount=0.9, reward_scale=0.1, baseline_cost=0.5, entropy_cost=0.04, trace_decay=0.5),
+    "optim": OptimConfig(learning_rate=1.5e-3, schedule="linear", epsilon=1e-4, minibatches=4, max_grad_norm=0.5),
     "total_steps": 60_000_000,
 }
 

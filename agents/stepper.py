@@ -1,5 +1,6 @@
 """A vector environment under the NEXT_STEP rule, as a recurrent policy sees it."""
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 
 from engram.policies import Inputs
+
+_log = logging.getLogger(__name__)
 
 
 class EnvError(Exception):
@@ -64,6 +67,7 @@ class Stepper:
     def load_state_dict(self, state: dict) -> None:
         """Continue from `state_dict()`; the episodes of an environment that cannot load its state start anew."""
         if "envs" not in state:
+            _log.warning("%s cannot load a state: its episodes start anew", self.envs)
             return
         self.envs.unwrapped.load_state_dict(state["envs"])
         self._ended, self._return, self._length = state["ended"], state["episode_return"], state["length"]
