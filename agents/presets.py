@@ -38,7 +38,7 @@ PRESETS: dict[tuple[str, str | None, str], dict[str, Any]] = {
 
 
 def preset(env: str, core: str, agent: str, name: str) -> dict[str, Any]:
-    """The fields of the preset, {} for "default" where there is none. Raises ConfigError naming the presets there are."""
+    """The fields of a preset, {} for "default" where there is none. Raises ConfigError naming those there are."""
     for key in ((env, core, name), (env, None, name)):
         if key in PRESETS:
             return dict(PRESETS[key])

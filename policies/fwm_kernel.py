@@ -1,4 +1,7 @@
-"""One step of FWM's memory for acting on a CPU: a whole row's write and reads while its memory lies in the cache."""
+"""FWM's memory compiled for the CPU, a row at a time while what it needs lies in the cache.
+
+`step` is the literal step for acting; `scan` and `scan_backward` are the sequential part of the dual form for learning.
+"""
 
 import numba
 import numpy as np
@@ -26,6 +29,16 @@ def step(memory: Tensor, entry: tuple, query: tuple) -> tuple[Tensor, Tensor, di
     _step(*arrays)
     diagnosed = {"read_n": asked, "read_e": query.e, "write_strength": strength, "memory_norm": square.sqrt()}
     return read, memory, diagnosed
+
+
+def scan(*tensors: Tensor) -> None:
+    """As `fwm_memory._scan`."""
+    _scan(*(x.detach().numpy() for x in tensors))
+
+
+def scan_backward(*tensors: Tensor) -> None:
+    """As `fwm_memory._scan_backward`."""
+    _scan_backward(*(x.detach().numpy() for x in tensors))
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
@@ -82,3 +95,82 @@ def _step(memory, key1, key2, value, rate, n0, e, asked, read, strength, square)
             scale = one / np.sqrt(variance / np.float32(d) + eps)
             for m in range(d):
                 n[m] = (found[m] - mean) * scale
+
+
+@numba.njit(cache=True, fastmath=FAST, nogil=True)
+def _dot(a, b):
+    total = a[0] * b[0]
+    for m in range(1, len(a)):
+        total += a[m] * b[m]
+    return total
+
+
+@numba.njit(cache=True, fastmath=FAST, nogil=True)
+def _scan(gram, retained, value, rate, norm2, starts, written, old, logs, befores, squares, decay, faded):
+    B, T, d = value.shape
+    zero, one = value.dtype.type(0), value.dtype.type(1)
+    u = np.empty(d, value.dtype)
+    for b in range(B):
+        norm, log = norm2[b], zero
+        for t in range(T):
+            if starts[b, t]:
+                norm, log = zero, zero
+            befores[b, t] = log
+            was, shrink = old[b, t], np.exp(-log)
+            for m in range(d):
+                was[m] = retained[b, t, m] * shrink
+            for s in range(t):
+                kept = one if befores[b, s] == log else min(one, np.exp(befores[b, s] - log))
+                if np.isnan(kept):
+                    kept = zero
+                weight = gram[b, t, s] * kept
+                decay[b, t, s], faded[b, t, s] = kept, weight
+                for m in range(d):
+                    was[m] += weight * written[b, s, m]
+            c = rate[b, t]
+            for m in range(d):
+                u[m] = value[b, t, m] - was[m]
+                written[b, t, m] = c * u[m] if np.isfinite(u[m]) else zero
+            u_was, u_u = _dot(u, was), _dot(u, u)
+            square = norm + c * (u_was + u_was) + c * c * gram[b, t, t] * u_u
+            squares[b, t], norm = square, square
+            if not square <= one:
+                log += np.log(np.sqrt(square))
+                norm = square / square
+            logs[b, t] = log
+
+
+@numba.njit(cache=True, fastmath=FAST, nogil=True)
+def _scan_backward(
+    gram, value, rate, starts, old, squares, faded, grad_written, grad_logs,
+    grad_value, grad_old, grad_rate, grad_diagonal, grad_norm2,
+):  # fmt: skip
+    B, T, d = value.shape
+    zero, one, two = value.dtype.type(0), value.dtype.type(1), value.dtype.type(2)
+    u, later, grad_u = np.empty(d, value.dtype), np.empty(d, value.dtype), np.empty(d, value.dtype)
+    for b in range(B):
+        grad_norm, grad_log = zero, zero
+        for t in range(T - 1, -1, -1):
+            later[:] = 0
+            for s in range(t + 1, T):
+                weight, grad = faded[b, s, t], grad_old[b, s]
+                for m in range(d):
+                    later[m] += weight * grad[m]
+            c, was, square, key2 = rate[b, t], old[b, t], squares[b, t], gram[b, t, t]
+            for m in range(d):
+                u[m] = value[b, t, m] - was[m]
+                grad_u[m] = grad_written[b, t, m] + later[m]
+            u_u, u_was, u_grad = _dot(u, u), _dot(u, was), _dot(u, grad_u)
+            grad_log += grad_logs[b, t]
+            grad_square = grad_log / (two * square) if square > one else grad_norm
+            c2 = two * c * grad_square
+            for m in range(d):
+                grad_value[b, t, m] = c * grad_u[m] + c2 * was[m] + c * c2 * key2 * u[m]
+                grad_old[b, t, m] = c2 * u[m] - grad_value[b, t, m]
+            grad_rate[b, t] = u_grad + two * grad_square * (u_was + c * key2 * u_u)
+            grad_diagonal[b, t] = c * c * u_u * grad_square
+            grad_log += c * _dot(u, later) - _dot(grad_old[b, t], was)
+            grad_norm = grad_square
+            if starts[b, t]:
+                grad_log, grad_norm = zero, zero
+        grad_norm2[b] = grad_norm

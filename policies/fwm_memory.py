@@ -149,66 +149,82 @@ class _Writes(torch.autograd.Function):
     Per step, with x_t = F_{t-1} k_t, u_t = v_t - x_t and c_t = s beta_t:
         U_t = c_t u_t,    |F'_t|^2 = |F_{t-1}|^2 + 2 c_t <u_t, x_t> + c_t^2 |k_t|^2 |u_t|^2,
         L_t = L_{t-1} + log max(1, |F'_t|),    |F_t| = min(1, |F'_t|).
-    The backward pass is written out, as autograd would keep every intermediate of every step.
+    The backward pass is written out, as autograd would keep every intermediate of every step. Both passes are compiled
+    for the CPU (`fwm_kernel.py`), where a step is too small to be worth some twenty tensor operations.
     """
 
     @staticmethod
     def forward(ctx, gram, retained, value, rate, norm2, starts):
         """gram [B, T, T], zero across episodes and for s > t; retained F_0 k_t and value [B, T, d]; rate [B, T];
         norm2 |F_0|^2 [B]; starts [B, T] -> U [B, T, d], L [B, T], |F'|^2 [B, T] (without gradient)."""
-        T = value.shape[1]
+        inputs = [x.contiguous() for x in (gram, retained, value, rate, norm2, starts)]
+        gram, _, value, rate, _, starts = inputs
         written, old = torch.empty_like(value), torch.empty_like(value)
-        logs, squares = torch.zeros_like(rate), torch.empty_like(rate)
+        logs, befores, squares = (torch.empty_like(rate) for _ in range(3))
         decay, faded = torch.zeros_like(gram), torch.zeros_like(gram)  # exp(L_{s-1} - L_{t-1}), times gram; s < t
-        diagonal, log = gram.diagonal(dim1=1, dim2=2), torch.zeros_like(norm2)
-        befores = torch.empty_like(rate)
-        for t in range(T):
-            norm2, log = norm2.masked_fill(starts[:, t], 0), log.masked_fill(starts[:, t], 0)
-            befores[:, t] = log
-            was = retained[:, t] * torch.exp(-log)[:, None]
-            if t:
-                decay[:, t, :t] = torch.exp((befores[:, :t] - log[:, None]).clamp_(max=0)).nan_to_num_()
-                torch.mul(gram[:, t, :t], decay[:, t, :t], out=faded[:, t, :t])
-                was = torch.baddbmm(was[:, None], faded[:, t : t + 1, :t], written[:, :t])[:, 0]
-            c, u = rate[:, t], value[:, t] - was
-            square = norm2 + 2 * c * (u * was).sum(1) + c.square() * diagonal[:, t] * u.square().sum(1)
-            bounded = square.clamp(min=1)
-            log = log + 0.5 * bounded.log()
-            norm2 = square / bounded
-            # a NaN lives on in the log; among the writes it would outlive its episode, as 0 * NaN
-            written[:, t], old[:, t], logs[:, t], squares[:, t] = (c[:, None] * u).nan_to_num_(), was, log, square
-        ctx.save_for_backward(gram, value, rate, written, old, befores, squares, starts, decay, faded)
+        run = fwm_kernel.scan if gram.device.type == "cpu" else _scan
+        run(*inputs, written, old, logs, befores, squares, decay, faded)
+        ctx.save_for_backward(gram, value, rate, starts, written, old, befores, squares, decay, faded)
         ctx.mark_non_differentiable(squares)
         return written, logs, squares
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_written, grad_logs, _):
-        gram, value, rate, written, old, befores, squares, starts, decay, faded = ctx.saved_tensors
-        diagonal, T = gram.diagonal(dim1=1, dim2=2), value.shape[1]
-        grad_old, grad_value = torch.empty_like(value), torch.empty_like(value)
-        grad_rate, grad_diagonal = torch.empty_like(rate), torch.empty_like(rate)
-        grad_log, grad_norm2 = torch.zeros_like(rate[:, 0]), torch.zeros_like(rate[:, 0])  # of L_t and |F_t|^2
-        for t in reversed(range(T)):
-            c, was, square = rate[:, t], old[:, t], squares[:, t]
-            u = value[:, t] - was
-            grad_log = grad_log + grad_logs[:, t]
-            grad_square = torch.where(square > 1, 0.5 * grad_log / square, grad_norm2)
-            later = torch.zeros_like(u)  # of U_t, from what later steps find
-            if t + 1 < T:
-                later = torch.bmm(faded[:, t + 1 :, t, None].transpose(1, 2), grad_old[:, t + 1 :])[:, 0]
-            grad_u = grad_written[:, t] + later
-            u_u, u_grad, c2 = u.square().sum(1), (u * grad_u).sum(1), 2 * c * grad_square
-            grad_value[:, t] = c[:, None] * grad_u + c2[:, None] * was + (c * c2 * diagonal[:, t])[:, None] * u
-            grad_old[:, t] = c2[:, None] * u - grad_value[:, t]
-            grad_rate[:, t] = u_grad + 2 * grad_square * ((u * was).sum(1) + c * diagonal[:, t] * u_u)
-            grad_diagonal[:, t] = c.square() * u_u * grad_square
-            grad_log = grad_log + c * (u * later).sum(1) - (grad_old[:, t] * was).sum(1)
-            grad_log = grad_log.masked_fill(starts[:, t], 0)
-            grad_norm2 = grad_square.masked_fill(starts[:, t], 0)
+        gram, value, rate, starts, written, old, befores, squares, decay, faded = ctx.saved_tensors
+        grad_value, grad_old = torch.empty_like(value), torch.empty_like(value)
+        grad_rate, grad_diagonal, grad_norm2 = torch.empty_like(rate), torch.empty_like(rate), rate.new_zeros(len(rate))
+        run = fwm_kernel.scan_backward if gram.device.type == "cpu" else _scan_backward
+        inputs = gram, value, rate, starts, old, squares, faded, grad_written.contiguous(), grad_logs.contiguous()
+        run(*inputs, grad_value, grad_old, grad_rate, grad_diagonal, grad_norm2)
         grad_gram = decay * (grad_old @ written.transpose(1, 2)) + torch.diag_embed(grad_diagonal)
         grad_retained = torch.exp(-befores)[..., None] * grad_old
         return grad_gram, grad_retained, grad_value, grad_rate, grad_norm2, None
+
+
+def _scan(gram, retained, value, rate, norm2, starts, written, old, logs, befores, squares, decay, faded):
+    """The forward pass of `_Writes` on any device; fills written, old (x), logs, befores (L_{t-1}), ..., faded."""
+    diagonal, log = gram.diagonal(dim1=1, dim2=2), torch.zeros_like(norm2)
+    for t in range(value.shape[1]):
+        norm2, log = norm2.masked_fill(starts[:, t], 0), log.masked_fill(starts[:, t], 0)
+        befores[:, t] = log
+        was = retained[:, t] * torch.exp(-log)[:, None]
+        if t:
+            decay[:, t, :t] = torch.exp((befores[:, :t] - log[:, None]).clamp_(max=0)).nan_to_num_()
+            torch.mul(gram[:, t, :t], decay[:, t, :t], out=faded[:, t, :t])
+            was = torch.baddbmm(was[:, None], faded[:, t : t + 1, :t], written[:, :t])[:, 0]
+        c, u = rate[:, t], value[:, t] - was
+        square = norm2 + 2 * c * (u * was).sum(1) + c.square() * diagonal[:, t] * u.square().sum(1)
+        bounded = square.clamp(min=1)
+        log = log + 0.5 * bounded.log()
+        norm2 = square / bounded
+        # a NaN lives on in the log; among the writes it would outlive its episode, as 0 * NaN
+        written[:, t], old[:, t], logs[:, t], squares[:, t] = (c[:, None] * u).nan_to_num_(), was, log, square
+
+
+def _scan_backward(
+    gram, value, rate, starts, old, squares, faded, grad_written, grad_logs,
+    grad_value, grad_old, grad_rate, grad_diagonal, grad_norm2,
+):  # fmt: skip
+    """The backward pass of `_Writes` on any device; fills grad_value, ..., grad_norm2, the last of |F_0|^2."""
+    diagonal, T, grad_log = gram.diagonal(dim1=1, dim2=2), value.shape[1], torch.zeros_like(grad_norm2)
+    for t in reversed(range(T)):
+        c, was, square = rate[:, t], old[:, t], squares[:, t]
+        u = value[:, t] - was
+        grad_log = grad_log + grad_logs[:, t]
+        grad_square = torch.where(square > 1, 0.5 * grad_log / square, grad_norm2)
+        later = torch.zeros_like(u)  # of U_t, from what later steps find
+        if t + 1 < T:
+            later = torch.bmm(faded[:, t + 1 :, t, None].transpose(1, 2), grad_old[:, t + 1 :])[:, 0]
+        grad_u = grad_written[:, t] + later
+        u_u, u_grad, c2 = u.square().sum(1), (u * grad_u).sum(1), 2 * c * grad_square
+        grad_value[:, t] = c[:, None] * grad_u + c2[:, None] * was + (c * c2 * diagonal[:, t])[:, None] * u
+        grad_old[:, t] = c2[:, None] * u - grad_value[:, t]
+        grad_rate[:, t] = u_grad + 2 * grad_square * ((u * was).sum(1) + c * diagonal[:, t] * u_u)
+        grad_diagonal[:, t] = c.square() * u_u * grad_square
+        grad_log = grad_log + c * (u * later).sum(1) - (grad_old[:, t] * was).sum(1)
+        grad_log = grad_log.masked_fill(starts[:, t], 0)
+        grad_norm2.copy_(grad_square.masked_fill(starts[:, t], 0))
 
 
 def _diagnose(asked, e, strength, square):

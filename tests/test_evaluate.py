@@ -41,9 +41,9 @@ def a_policy(envs, core="lstm"):
 
 @pytest.mark.parametrize(
     ("episodes", "returns"),
-    [(3, [1, 2, 3]), (7, [1, 1, 1, 2, 2, 3, 3]), (2, [1, 2]), (9, [1, 1, 1, 2, 2, 2, 3, 3, 3])],
+    [(3, [1, 2, 3]), (7, [1, 2, 3, 4, 5, 1, 2]), (2, [1, 2]), (9, [1, 2, 3, 4, 5, 1, 2, 3, 4])],
 )
-def test_every_member_plays_its_share(episodes, returns):
+def test_episode_k_is_that_of_seed_plus_k(episodes, returns):
     envs = make_vec("Paying-v0", 3)
     score = evaluate(lambda inputs: torch.zeros(3, dtype=torch.int64), envs, episodes, seed=10)
     assert score.returns.tolist() == returns
@@ -72,15 +72,16 @@ def test_one_seed_one_score(core):
 
 
 @pytest.mark.parametrize(
-    ("options", "each"), [({"num_levels": 4}, 3), ({}, 1), ({"num_levels": 20, "level_sampling": "uniform"}, 1)]
+    "options", [{"num_levels": 4}, {}, {"num_levels": 20, "level_sampling": "uniform"}], ids=["fixed", "all", "uniform"]
 )
-def test_all_policies_play_the_same_levels(options, each):
+def test_all_policies_play_the_same_levels_from_the_same_starts(options):
     envs = graphs(**options)
 
     def watched(actor, levels):
         def act(inputs):
             for member in np.flatnonzero(inputs.episode_starts):
-                levels[member].append(int(envs.unwrapped.members["level_id"][member]))
+                start = envs.unwrapped.members[member]
+                levels[member].append((int(start["level_id"]), int(start["agent"]), int(start["goal"])))
             return actor(inputs)
 
         return act
@@ -90,9 +91,9 @@ def test_all_policies_play_the_same_levels(options, each):
     seen = {}
     for name, actor in actors.items():
         seen[name] = [[] for _ in range(envs.num_envs)]
-        evaluate(watched(actor, seen[name]), envs, each * envs.num_envs, seed=4)
-    assert [len(levels) for levels in seen["agent"]] == [each] * envs.num_envs
-    assert len({level for levels in seen["agent"] for level in levels}) > 1
+        evaluate(watched(actor, seen[name]), envs, 3 * envs.num_envs, seed=4)
+    assert [len(levels) for levels in seen["agent"]] == [3] * envs.num_envs
+    assert len({start for starts in seen["agent"] for start in starts}) > 1
     assert all(levels == seen["agent"] for levels in seen.values())
 
 

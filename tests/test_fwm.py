@@ -469,3 +469,24 @@ def test_where_the_fused_step_does_not_compute(change):
     assert not fwm_kernel.supports(memory, entry, query, key)
     with torch.no_grad():
         assert fwm_kernel.supports(memory, entry, query, key) == (change == "gradient of a query")
+
+
+@pytest.mark.parametrize("reaches_back", [False, True])
+def test_compiled_scan_is_the_scan_of_other_devices(monkeypatch, reaches_back):
+    """Values and gradients of the two implementations of the sequential part of the dual form."""
+    core = make_core("fwm", 3, hidden_size=4, memory_size=3, write_scale=2.0).double()  # bounded at many steps
+    xs = torch.randn(9, 5, 3, dtype=torch.float64, requires_grad=True)
+    starts = torch.rand(9, 5) < 0.2
+    starts[0] = not reaches_back
+    state = FWM.State(*(0.5 * torch.randn_like(leaf) for leaf in core.initial_state(5)))
+
+    def run():
+        ys, last, _ = core(xs, state, starts)
+        loss = ys.square().sum() + last.memory.sin().sum()
+        return [ys, *last, *torch.autograd.grad(loss, [xs, *core.parameters()])]
+
+    compiled = run()
+    monkeypatch.setattr(fwm_kernel, "scan", fwm_memory._scan)
+    monkeypatch.setattr(fwm_kernel, "scan_backward", fwm_memory._scan_backward)
+    for got, expected in zip(run(), compiled, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
