@@ -17,7 +17,7 @@ from engram.agents.evaluate import PolicyActor, ReferenceActor, evaluate
 from engram.agents.stepper import EnvError
 from engram.checkpoint import write_atomically
 from engram.policies import make_policy
-from engram.run import RunError, load_checkpoint, read_config
+from engram.run import RunError, fitting, load_checkpoint, read_config
 
 AGENT = "agent"
 """name of the trained policy among the scores; the others are reference policies"""
@@ -26,7 +26,7 @@ AGENT = "agent"
 def score(folder: str, split: str, episodes: int | None, seed: int, greedy: bool) -> list[dict[str, Any]]:
     """Scores of a run's newest checkpoint and of the reference policies, on the same levels from the same seeds.
 
-    Args: episodes: as many for each policy; none for one on every level, or where there are no levels, as many as an
+    Args: episodes: as many for each policy; None for one on every level, or where there are no levels, as many as an
           evaluation during training had.
     """
     config = from_json(read_config(folder))
@@ -36,7 +36,8 @@ def score(folder: str, split: str, episodes: int | None, seed: int, greedy: bool
     episodes = episodes or num_levels or config.eval_episodes
     played = envs.make_vec(config.env.name, min(episodes, num_levels or config.env.num_envs), **options)
     policy = make_policy(config.core, played, **vars(config.policy))
-    policy.load_state_dict(state["learner"]["policy"])
+    with fitting(folder):
+        policy.load_state_dict(state["learner"]["policy"])
 
     actors = {AGENT: PolicyActor(policy, played.num_envs, seed, greedy)}
     for name, reference in envs.reference_policies(config.env.name).items():

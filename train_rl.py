@@ -19,7 +19,7 @@ from engram.agents.stepper import EnvError, Stepper
 from engram.checkpoint import random_state, set_random_state
 from engram.policies import make_policy
 from engram.progress import Progress
-from engram.run import Run, RunError, StopRequest
+from engram.run import Run, RunError, StopRequest, fitting
 
 TEST_SEED = 1_000_000
 """added to the run's seed for the episodes of evaluations, which are the same every time"""
@@ -114,7 +114,8 @@ def main(argv: list[str]) -> int:
             run = Run.resume(folder)
             config = from_json(run.config)
             training = Training(config)
-            training.load_state_dict(run.load_checkpoint()[1])
+            with fitting(folder):
+                training.load_state_dict(run.load_checkpoint()[1])
         with run, StopRequest() as stop:
             try:
                 print(f"run folder: {run.folder}", flush=True)

@@ -72,7 +72,7 @@ class Config:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto is cuda where there is one"""
     folder: str | None = None
-    """the run folder; none for runs/ENV-CORE-AGENT-sSEED, with a number behind it if that exists"""
+    """the run folder; None for runs/ENV-CORE-AGENT-sSEED, with a number behind it if that exists"""
 
     def __post_init__(self):
         for name in ("unroll_length", "total_steps", "eval_interval", "eval_episodes", "log_interval"):

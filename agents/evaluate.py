@@ -26,7 +26,7 @@ class Score(NamedTuple):
 
     @property
     def standard_error(self) -> float | None:
-        """Of the mean, over episodes; none for a single one."""
+        """Of the mean, over episodes; None for a single one."""
         return float(self.returns.std(ddof=1) / np.sqrt(len(self.returns))) if len(self.returns) > 1 else None
 
 

@@ -25,7 +25,7 @@ class OptimConfig:
     minibatches: int = 1
     """parts of a rollout, by environments, that get an update each, one after the other"""
     max_grad_norm: float | None = None
-    """norm to which the gradient of all parameters is clipped; none for no clipping"""
+    """norm to which the gradient of all parameters is clipped; None for no clipping"""
 
     def __post_init__(self):
         for name, valid, demand in (

@@ -191,6 +191,16 @@ def load_checkpoint(folder: str | Path, map_location: str | torch.device = "cpu"
     return content["step"], content["state"]
 
 
+@contextmanager
+def fitting(folder: str | Path) -> Iterator[None]:
+    """Loading a state inside this raises RunError, one line, where it is of another program than the config makes."""
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).split("\n")[0].rstrip(": ")
+        raise RunError(f"the checkpoint of {folder} does not fit its config.json, or this version: {reason}") from error
+
+
 def _checkpoints(folder: Path) -> list[Path]:
     """Oldest first."""
     return sorted((folder / "checkpoints").glob("step_*.pt"))

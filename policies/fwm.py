@@ -35,7 +35,7 @@ class FWM(Core):
         key: Literal["tensor", "concat"] = "tensor"
         """two keys address the memory by their outer product or by their concatenation (App. E)"""
         write_scale: float | None = None
-        """s in F' = F + s beta (v - F k) k^T; none for 1 / d, which keeps writes contractive; 1 in the paper (Eq. 3)"""
+        """s in F' = F + s beta (v - F k) k^T; None for 1 / d, which keeps writes contractive; 1 in the paper (Eq. 3)"""
         query_activation: Literal["tanh", "tanh-e", "none"] = "tanh"
         """tanh on all queries (Eqs. 5, 6), on e_1 .. e_N alone, or on none"""
         beta_offset: float = 1.0

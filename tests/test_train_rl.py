@@ -411,6 +411,7 @@ def test_what_cannot_be_read_names_the_flag(line, said, capsys):
         ({"momentum": 0.9}, "config.json is of another version: .*momentum"),
         ({"core_name": "hopfield"}, "config.json is of another version: no core is called 'hopfield'"),
         ({"device": "cuda:99"}, "cannot use --device cuda:99"),
+        ({"core": {"hidden_size": 3}}, "the checkpoint of run does not fit its config.json"),
     ],
 )
 def test_a_config_that_cannot_be_resumed_is_one_line(change, message, capsys):
