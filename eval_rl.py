@@ -13,7 +13,7 @@ from rich.table import Table
 
 from engram import envs
 from engram.agents.config import ConfigError, from_json
-from engram.agents.evaluate import PolicyActor, ReferenceActor, evaluate
+from engram.agents.evaluate import PolicyActor, ReferenceActor, evaluate, members
 from engram.agents.stepper import EnvError
 from engram.checkpoint import write_atomically
 from engram.policies import make_policy
@@ -34,7 +34,9 @@ def score(folder: str, split: str, episodes: int | None, seed: int, greedy: bool
     options = config.env.options(split)
     num_levels = options.get("num_levels")
     episodes = episodes or num_levels or config.eval_episodes
-    played = envs.make_vec(config.env.name, min(episodes, num_levels or config.env.num_envs), **options)
+    if options.get("level_sampling") == "fixed" and options["split"] == config.env.options()["split"]:
+        num_levels = min(num_levels, config.env.num_envs)  # member i trained on level i, and no other level was seen
+    played = envs.make_vec(config.env.name, members(episodes, num_levels, config.env.num_envs), **options)
     policy = make_policy(config.core, played, **vars(config.policy))
     with fitting(folder):
         policy.load_state_dict(state["learner"]["policy"])
@@ -46,7 +48,7 @@ def score(folder: str, split: str, episodes: int | None, seed: int, greedy: bool
     shared |= {"split": options.get("split"), "actions": "greedy" if greedy else "sampled", "episodes": episodes}
     rows = []
     for name, actor in actors.items():
-        result = evaluate(actor, played, episodes, seed)
+        result = evaluate(actor, played, episodes, seed, num_levels)
         rows.append(shared | {"policy": name, "mean": result.mean, "standard_error": result.standard_error})
     return rows
 
@@ -81,6 +83,8 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     rows, folders = [], list(dict.fromkeys(args.runs))
     try:
+        if args.json and not Path(args.json).parent.is_dir():
+            raise RunError(f"cannot write {args.json}: there is no folder {Path(args.json).parent}")
         for folder in folders:
             for split in ("train", "test") if args.split == "both" else (args.split,):
                 rows += score(folder, split, args.episodes, args.seed, args.greedy)

@@ -4,6 +4,7 @@ import random
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from gymnasium.error import DependencyNotInstalled
 
 from engram import envs
 from engram.agents.config import Config, ConfigError, from_json, parse, to_json
-from engram.agents.evaluate import PolicyActor, evaluate
+from engram.agents.evaluate import PolicyActor, Score, evaluate, members
 from engram.agents.learner import Diverged, Learner
 from engram.agents.presets import preset
 from engram.agents.rollout import collect
@@ -29,19 +30,29 @@ class Training:
     """All that changes during a run, and that a checkpoint holds."""
 
     def __init__(self, config: Config):
-        device, env = config.torch_device(), config.env
+        self.config, device, env = config, config.torch_device(), config.env
         random.seed(config.seed)
         np.random.seed(config.seed)  # noqa: NPY002 -- environments of others may draw from the global generator
         torch.manual_seed(config.seed)
         self.envs = envs.make_vec(env.name, env.num_envs, **env.options())
-        self.test_envs = envs.make_vec(env.name, min(env.num_envs, config.eval_episodes), **env.options("test"))
+        self.num_test_levels = env.options("test").get("num_levels")
+        num_test_envs = members(config.eval_episodes, self.num_test_levels, env.num_envs)
+        self.test_envs = envs.make_vec(env.name, num_test_envs, **env.options("test"))
         policy = make_policy(config.core, self.envs, **vars(config.policy)).to(device)
         self.learner = Learner(policy, config.agent, config.optim)
         self.stepper = Stepper(self.envs, config.seed, device)
         self.core_state = policy.initial_state(config.env.num_envs)
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.step = self.rollouts = 0
+        self.evaluation_due = False
         self.window = defaultdict(list)  # metrics since the last line of metrics.jsonl
+
+    def evaluate(self, stopped: Callable[[], bool]) -> Score | None:
+        """Score of the policy as it is, on held-out levels where the environment has them; None if stopped."""
+        config = self.config
+        actor = PolicyActor(self.learner.policy, self.test_envs.num_envs, config.seed)
+        seed = config.seed + TEST_SEED
+        return evaluate(actor, self.test_envs, config.eval_episodes, seed, self.num_test_levels, stopped)
 
     def state_dict(self) -> dict:
         return {
@@ -52,16 +63,17 @@ class Training:
             "random": random_state(),
             "step": self.step,
             "rollouts": self.rollouts,
+            "evaluation_due": self.evaluation_due,
             "window": dict(self.window),
         }
 
     def load_state_dict(self, state: dict) -> None:
         self.learner.load_state_dict(state["learner"])
-        self.stepper.load_state_dict(state["stepper"])
+        self.stepper.load_state_dict(state["stepper"], self.config.seed + state["step"])
         self.core_state = type(self.core_state)(*(leaf.to(self.stepper.device) for leaf in state["core_state"]))
         self.generator.set_state(state["generator"])
         set_random_state(state["random"])
-        self.step, self.rollouts = state["step"], state["rollouts"]
+        self.step, self.rollouts, self.evaluation_due = state["step"], state["rollouts"], state["evaluation_due"]
         self.window = defaultdict(list, state["window"])
 
 
@@ -72,35 +84,41 @@ def train(config: Config, run: Run, training: Training, stop: StopRequest) -> in
         run.save_checkpoint(training.step, training.state_dict())
     saved = time.monotonic()
     with Progress(config.total_steps, training.step, show=("return", "entropy", "test_return")) as progress:
-        while training.step < config.total_steps and not stop.requested:
+        while True:
+            if training.evaluation_due:
+                score = training.evaluate(lambda: stop.requested)
+                if score is None:  # stopped on the way: a resumed run evaluates first
+                    break
+                training.window["test_return"].append(score.mean)
+                training.evaluation_due = False
+            ended = training.step >= config.total_steps
+            if training.window and (ended or training.rollouts % config.log_interval == 0):
+                means = {name: sum(values) / len(values) for name, values in training.window.items() if values}
+                run.log(training.step, {"updates": learner.updates, **means})
+                progress.update(training.step, means)
+                training.window.clear()
+            if ended or stop.requested:
+                break
+            if time.monotonic() - saved > 60 * config.save_minutes:
+                run.save_checkpoint(training.step, training.state_dict())
+                saved = time.monotonic()
+
             rollout, training.core_state = collect(
                 training.stepper, learner.policy, training.core_state, config.unroll_length, training.generator
             )
             metrics = learner.update(rollout, training.step / config.total_steps)
             learner.check(metrics)
-            training.rollouts += 1
-            before, training.step = training.step, training.step + int(rollout.mask.sum())
-
             for name, value in metrics.items():
                 training.window[name].append(float(value))
             training.window["return"].extend(rollout.episode_return.tolist())
-            if training.step // config.eval_interval > before // config.eval_interval:
-                actor = PolicyActor(learner.policy, training.test_envs.num_envs, config.seed)
-                score = evaluate(actor, training.test_envs, config.eval_episodes, config.seed + TEST_SEED)
-                training.window["test_return"].append(score.mean)
-            if training.rollouts % config.log_interval == 0 or training.step >= config.total_steps:
-                means = {name: sum(values) / len(values) for name, values in training.window.items() if values}
-                run.log(training.step, {"updates": learner.updates, **means})
-                progress.update(training.step, means)
-                training.window.clear()
-            if time.monotonic() - saved > 60 * config.save_minutes:
-                run.save_checkpoint(training.step, training.state_dict())
-                saved = time.monotonic()
+            training.rollouts += 1
+            before, training.step = training.step, training.step + int(rollout.mask.sum())
+            training.evaluation_due = training.step // config.eval_interval > before // config.eval_interval
         run.save_checkpoint(training.step, training.state_dict())
-        if stop.requested:
-            progress.print(f"stopped; continue with: python train_rl.py --resume {run.folder}")
-        else:
-            progress.print(f"done; judge it with: python eval_rl.py {run.folder}")
+    if stop.requested:
+        print(f"stopped; continue with: python train_rl.py --resume {run.folder}")
+    else:
+        print(f"done; judge it with: python eval_rl.py {run.folder}")
     return stop.exit_status
 
 

@@ -37,7 +37,7 @@ class A2C:
                 raise ValueError(f"{name}={getattr(self, name)}, but it must be between 0 and 1 ({flag})")
 
     def loss(self, policy: Policy, rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a rollout that `policy` has played, and its parts by name."""
+        """The loss of a rollout that `policy`, or the same some updates ago, has played; and its parts by name."""
         aux_losses = policy.core.aux_losses
         output, _ = policy(rollout.inputs, rollout.initial_state, aux_losses)
         logits, baseline = output.policy_logits[:-1], output.baseline

@@ -85,6 +85,8 @@ class Config:
                 f"optim.minibatches={self.optim.minibatches}, but it must be at most env.num_envs={self.env.num_envs} "
                 "(--optim.minibatches, --env.num-envs)"
             )
+        if not self.save_minutes >= 0:
+            raise ConfigError(f"save_minutes={self.save_minutes}, but it must be at least 0 (--save-minutes)")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed={self.seed}, but it must be at least 0 and below 2**32 (--seed)")
 
@@ -137,7 +139,7 @@ def parse(
     default = make_config(chosen.env, chosen.core, chosen.agent, chosen.preset, env_options, preset)
     description = (
         f"Train --core {chosen.core} ({', '.join(CORES)}) on --env {chosen.env} with --agent {chosen.agent} "
-        f"({', '.join(AGENTS)}); --preset {chosen.preset}; --resume FOLDER continues a run. "
+        f"({', '.join(AGENTS)}) and --preset {chosen.preset}; --resume FOLDER continues a run, on its own. "
         "The values below are those of this choice."
     )
     config = tyro.cli(
@@ -187,9 +189,9 @@ def from_json(saved: dict[str, Any]) -> Config:
 
 
 def _options_class(env: str, parameters: Mapping[str, Parameter]) -> type:
-    """The options of an environment as a dataclass, so that each gets a flag of its type."""
-    fields = [(p.name, p.annotation, field(default=p.default)) for p in parameters.values()]
-    return dataclasses.make_dataclass(f"Options of {env}", fields, frozen=True)
+    """The options of an environment as a dataclass, so that each gets a flag of its type; presets are ours."""
+    fields = [(p.name, p.annotation, field(default=p.default)) for p in parameters.values() if p.name != "preset"]
+    return dataclasses.make_dataclass("Options", fields, frozen=True)
 
 
 def _suggest(name: str, known: Mapping[str, Any]) -> str:

@@ -30,18 +30,37 @@ class Score(NamedTuple):
         return float(self.returns.std(ddof=1) / np.sqrt(len(self.returns))) if len(self.returns) > 1 else None
 
 
-def evaluate(actor: Actor, envs, episodes: int, seed: int) -> Score:
+MAX_MEMBERS = 1024
+"""environments that an evaluation plays at once, at most"""
+
+
+def members(episodes: int, num_levels: int | None, num_envs: int) -> int:
+    """How many environments an evaluation needs: one for each level or, without levels, as many as training has."""
+    return min(episodes, num_levels or num_envs, MAX_MEMBERS)
+
+
+def evaluate(
+    actor: Actor,
+    envs,
+    episodes: int,
+    seed: int,
+    num_levels: int | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Score | None:
     """Play `episodes` episodes, one in each member of `envs` at a time.
 
-    Episode k is that of member k % num_envs after a reset seeded by `seed + k`, whoever plays it: every actor meets the
-    same levels and starts, and short episodes do not count for more.
+    Episode k follows a reset seeded by `seed + k`, on level k % num_levels if there are levels, whoever plays it: every
+    actor meets the same levels and starts, and short episodes do not count for more. None if `stopped` says so first.
     """
     returns = []
     for first in range(0, episodes, envs.num_envs):
-        stepper = Stepper(envs, seed + first)
+        levels = (first + np.arange(envs.num_envs)) % num_levels if num_levels else None
+        stepper = Stepper(envs, seed + first, options=None if levels is None else {"level_ids": levels})
         playing = np.arange(envs.num_envs) < episodes - first
         own = np.zeros(len(playing))
         while playing.any():
+            if stopped():
+                return None
             _, _, ended = stepper.step(actor(stepper.inputs))
             now = playing[ended.member]  # not those of later episodes, which members play while others finish
             own[ended.member[now]] = ended.episode_return[now]

@@ -65,7 +65,7 @@ class Learner:
     def update(self, rollout: Rollout, progress: float = 0.0) -> dict[str, Tensor]:
         """One step down the gradient of the loss of each part of the rollout, after a fraction `progress` of the run.
 
-        Returns: named scalars, still on the device: nothing here waits for it.
+        Returns: means over the parts of named scalars, still on the device.
         """
         learning_rate = self.optim.learning_rate_at(progress)
         for group in self.optimizer.param_groups:
@@ -93,9 +93,10 @@ class Learner:
             return
         gradients = {name: p.grad for name, p in self.policy.named_parameters() if p.grad is not None}
         broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+        where = "every parameter" if len(broken) == len(gradients) else ", ".join(broken) or "no parameter"
         raise Diverged(
-            f"update {self.updates}: the loss is {float(metrics['loss'])}, the gradient is not finite in "
-            f"{', '.join(broken) or 'no parameter'}; try a lower --optim.learning-rate or --optim.max-grad-norm"
+            f"update {self.updates}: the loss is {float(metrics['loss'])}, the gradient is not finite in {where}; "
+            "try a lower --optim.learning-rate or --optim.max-grad-norm"
         )
 
     def state_dict(self) -> dict:

@@ -18,6 +18,16 @@ _GRAPH_PAPER = {
     "eval_interval": 50 * 18_000,
     "eval_episodes": 600,
 }
+# What the released program runs: no reward among the inputs, a timer that successes leave running, its own graphs.
+_GRAPH_CODE = _GRAPH_PAPER | {
+    "env_kwargs": {
+        "rules": "code",
+        "reward_obs": "zero",
+        "none_action_slot": "shared",
+        "generator": "listing",
+        "level_base_seed": 666,
+    }
+}
 # Ours, an order of magnitude fewer episodes to the same return: four updates a rollout, rewards of order 1 so that the
 # costs balance, lambda-returns, and a clipped gradient that bears the higher learning rate.
 _GRAPH = _GRAPH_PAPER | {
@@ -29,9 +39,8 @@ _GRAPH = _GRAPH_PAPER | {
 PRESETS: dict[tuple[str, str | None, str], dict[str, Any]] = {
     ("graph-pomdp", None, "default"): _GRAPH,
     ("graph-pomdp", None, "paper"): _GRAPH_PAPER,
-    # what the released program runs: no reward among the inputs, a timer that successes leave running, raw queries
-    ("graph-pomdp", "fwm", "code"): _GRAPH_PAPER
-    | {"env_kwargs": {"preset": "code"}, "core": FWM.Config(query_activation="none")},
+    ("graph-pomdp", None, "code"): _GRAPH_CODE,
+    ("graph-pomdp", "fwm", "code"): _GRAPH_CODE | {"core": FWM.Config(query_activation="none")},
     ("graph-pomdp", "lstm", "paper"): _GRAPH_PAPER | {"core": LSTM.Config(hidden_size=512)},
 }
 """(environment, core or None for any, preset name) -> fields"""
@@ -41,7 +50,7 @@ def preset(env: str, core: str, agent: str, name: str) -> dict[str, Any]:
     """The fields of a preset, {} for "default" where there is none. Raises ConfigError naming those there are."""
     for key in ((env, core, name), (env, None, name)):
         if key in PRESETS:
-            return dict(PRESETS[key])
+            return {field: value for field, value in PRESETS[key].items() if field != "agent" or agent == "a2c"}
     if name == "default":
         return {}
     known = sorted({n for e, c, n in PRESETS if e == env and c in (core, None)} | {"default"})

@@ -33,8 +33,11 @@ class Stepper:
 
     def __init__(self, envs, seed: int | None = None, device: torch.device | str = "cpu", options: dict | None = None):
         self.envs, self.device = envs, torch.device(device)
-        observation, _ = self._call(envs.reset, seed=seed, options=options)
-        n = envs.num_envs
+        self._start(seed, options)
+
+    def _start(self, seed: int | None, options: dict | None = None) -> None:
+        observation, _ = self._call(self.envs.reset, seed=seed, options=options)
+        n = self.envs.num_envs
         self._ended = np.zeros(n, bool)  # whether the current observation is the last of its episode
         self._return, self._length = np.zeros(n), np.zeros(n, np.int64)
         self.inputs = self._inputs(observation, np.zeros(n, np.int64), np.zeros(n, np.float32), np.ones(n, bool))
@@ -64,10 +67,11 @@ class Stepper:
             state["envs"] = self.envs.unwrapped.state_dict()
         return state
 
-    def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict()`; the episodes of an environment that cannot load its state start anew."""
+    def load_state_dict(self, state: dict, seed: int) -> None:
+        """Continue from `state_dict()`; an environment that cannot load its state starts new episodes from `seed`."""
         if "envs" not in state:
-            _log.warning("%s cannot load a state: its episodes start anew", self.envs)
+            _log.warning("%s cannot continue its episodes and starts new ones", self.envs)
+            self._start(seed)
             return
         self.envs.unwrapped.load_state_dict(state["envs"])
         self._ended, self._return, self._length = state["ended"], state["episode_return"], state["length"]

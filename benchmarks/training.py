@@ -44,7 +44,7 @@ from engram.agents.config import Config, make_config, to_json
 from engram.agents.presets import preset
 from engram.envs import ENVS, env_options
 from engram.policies import CORES, LSTM
-from engram.run import Run
+from engram.run import Run, StopRequest
 
 ENV, ROOT = "graph-pomdp", Path(__file__).resolve().parent.parent
 SECTIONS = ("acting", "environment", "learning", "evaluation")
@@ -80,7 +80,7 @@ class Engram:
         config = dataclasses.replace(self.config, total_steps=before + steps)
         evaluate = self._timed("evaluation", train_rl.evaluate)
         with patch.object(train_rl, "evaluate", evaluate), contextlib.redirect_stdout(io.StringIO()):
-            if train_rl.train(config, self.run, self.training):
+            if train_rl.train(config, self.run, self.training, StopRequest()):
                 raise KeyboardInterrupt
         wall = time.perf_counter() - start
         shares = {name: self.seconds[name] / wall for name in SECTIONS}

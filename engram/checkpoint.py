@@ -57,7 +57,7 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     One process at a time may write in a folder: the temporary file has a fixed name, so that one left by a kill is
     overwritten by the next write.
     """
-    temporary = path.with_name("unfinished.tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
             for part in parts:

@@ -10,6 +10,9 @@ from numba import njit
 
 from engram.envs.streams import STREAM, below, seeded
 
+APART = 2**63
+"""added to seeds, so that a policy's draws are not those of an environment of the same seed"""
+
 INVALID, UNTRIED = -1, -2
 """What is known of a (state, action) pair where it is not a successor."""
 
@@ -81,7 +84,7 @@ class GraphPolicy:
         num_envs, self.num_states, self.num_actions = self.env.graphs.shape
         self.actions = np.zeros(num_envs, np.int64)
         self._streams = np.zeros(num_envs, STREAM)
-        self._streams["rng"] = seeded([seed + slot for slot in range(num_envs)])
+        self._streams["rng"] = seeded([seed + slot + APART for slot in range(num_envs)])
 
     def places(self, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Agents [N] and goals [N]."""

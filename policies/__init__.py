@@ -1,11 +1,23 @@
 """Memory cores behind one interface, and the policies that use them. Imports torch and nothing else of Engram."""
 
+from engram.policies.convlstm import ConvLSTM
 from engram.policies.core import Core, CoreConfig, CoreOutput
 from engram.policies.fwm import FWM
+from engram.policies.fwp import DeltaDeltaNet, DeltaMLP, DeltaNet, LinearTransformer
+from engram.policies.fwp_recurrent import RDN, DeltaLSTM, DeltaRNN
+from engram.policies.gru import GRU
+from engram.policies.jbfw import JBFW
 from engram.policies.lstm import LSTM
+from engram.policies.mlp import MLP
+from engram.policies.mnm import MNM
+from engram.policies.plastic import Plastic
 from engram.policies.policy import Inputs, Policy, PolicyOutput, make_policy
+from engram.policies.rmc import RMC
+from engram.policies.stm import STM
 
 CORES: dict[str, CoreConfig] = {
+    "mlp": MLP.Config(),
+    "gru": GRU.Config(),
     "lstm": LSTM.Config(),
     "fwm": FWM.Config(),
     # the choices of the authors' programs where they differ from the default; all read h + FWM
@@ -13,6 +25,28 @@ CORES: dict[str, CoreConfig] = {
     "fwm-catbabi": FWM.Config(256, 32, query_activation="tanh-e", forget_bias=1.0, two_biases=False),
     "fwm-lm": FWM.Config(400, 32, write_scale=1.0),
     "fwm-paper": FWM.Config(write_scale=1.0, beta_offset=0.0, bias=False),
+    "linear-transformer": LinearTransformer.Config(),
+    "delta-net": DeltaNet.Config(),
+    "delta-rnn": DeltaRNN.Config(),
+    "rdn": RDN.Config(),
+    "delta-lstm": DeltaLSTM.Config(),
+    "delta-mlp": DeltaMLP.Config(),
+    "delta-delta-net": DeltaDeltaNet.Config(),
+    "stm": STM.Config(),
+    "stm-rl": STM.Config(carried=False, sam_norm="row", output_norm=True),  # the authors' Atari agent
+    "plastic": Plastic.Config(),
+    "plastic-homogeneous": Plastic.Config(alpha="scalar"),
+    "plastic-rnn": Plastic.Config(alpha="none"),
+    # the batched program of 2019: clipped traces, without and with neuromodulation
+    "plastic-clip": Plastic.Config(rule="clip"),
+    "plastic-modplast": Plastic.Config(rule="clip", modulation="rate"),
+    "plastic-modul": Plastic.Config(rule="clip", modulation="trace"),
+    "convlstm": ConvLSTM.Config(),
+    "rmc": RMC.Config(),
+    "jbfw": JBFW.Config(),
+    "mnm": MNM.Config(),
+    "mnm-p": MNM.Config(),
+    "mnm-g": MNM.Config(rule="gradient"),
 }
 """name -> its configuration; the configuration's class builds the core"""
 
@@ -32,5 +66,7 @@ def make_core(name: str, input_size: int, **choices) -> Core:
     return type(config)(**{**vars(config), **choices}).build(input_size)
 
 
-__all__ = ["CORES", "FWM", "LSTM", "Core", "CoreConfig", "CoreOutput", "Inputs", "Policy", "PolicyOutput"]
+__all__ = ["CORES", "FWM", "LSTM", "STM", "Core", "CoreConfig", "CoreOutput", "Inputs", "Policy", "PolicyOutput"]
 __all__ += ["core_config", "make_core", "make_policy"]
+__all__ += ["GRU", "JBFW", "MLP", "MNM", "RMC", "ConvLSTM", "Plastic"]
+__all__ += ["RDN", "DeltaDeltaNet", "DeltaLSTM", "DeltaMLP", "DeltaNet", "DeltaRNN", "LinearTransformer"]

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LAYER_NORM_EPS = 1e-5
+"""not cosmetic: the first reads of an episode are far below its root, and stay small"""
+
 FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums in any order; a NaN stays a NaN
 
 
@@ -19,6 +22,11 @@ def supports(memory: Tensor, entry: tuple, query: tuple, key: str) -> bool:
         and memory.dtype == entry.value.dtype == torch.float32
         and not (torch.is_grad_enabled() and any(x.requires_grad for x in (memory, *entry, *query)))
     )
+
+
+def compiles(tensor: Tensor) -> bool:
+    """Whether `scan` and `scan_backward` here take tensors like this one."""
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
 
 
 def step(memory: Tensor, entry: tuple, query: tuple) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -61,7 +69,7 @@ def _lookup(memory, address, out):
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
 def _step(memory, key1, key2, value, rate, n0, e, asked, read, strength, square):
     B, d, width = memory.shape
-    one, eps = np.float32(1), np.float32(1e-5)
+    one, eps = np.float32(1), np.float32(LAYER_NORM_EPS)
     address, found = np.empty(width, np.float32), np.empty(d, np.float32)
     for b in range(B):
         _address(key1[b], key2[b], address)
@@ -121,7 +129,7 @@ def _scan(gram, retained, value, rate, norm2, starts, written, old, logs, before
                 was[m] = retained[b, t, m] * shrink
             for s in range(t):
                 kept = one if befores[b, s] == log else min(one, np.exp(befores[b, s] - log))
-                if np.isnan(kept):
+                if not kept >= zero:
                     kept = zero
                 weight = gram[b, t, s] * kept
                 decay[b, t, s], faded[b, t, s] = kept, weight
@@ -130,7 +138,8 @@ def _scan(gram, retained, value, rate, norm2, starts, written, old, logs, before
             c = rate[b, t]
             for m in range(d):
                 u[m] = value[b, t, m] - was[m]
-                written[b, t, m] = c * u[m] if np.isfinite(u[m]) else zero
+                write = c * u[m]
+                written[b, t, m] = write if abs(write) < np.inf else zero  # by comparing: isfinite is reassociated away
             u_was, u_u = _dot(u, was), _dot(u, u)
             square = norm + c * (u_was + u_was) + c * c * gram[b, t, t] * u_u
             squares[b, t], norm = square, square

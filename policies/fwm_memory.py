@@ -13,12 +13,10 @@ from torch.autograd.function import once_differentiable
 
 from engram.policies import fwm_kernel
 from engram.policies.core import may_be_any
+from engram.policies.fwm_kernel import LAYER_NORM_EPS
 
 CHUNK = 32
 """steps that `sequence` runs in dual form before it folds their writes into the memory"""
-
-LAYER_NORM_EPS = 1e-5
-"""not cosmetic: the first reads of an episode are far below its root, and stay small"""
 
 
 class Entry(NamedTuple):
@@ -54,7 +52,8 @@ def step(
     Returns: what was read [B, d], the new memory [B, d, a], diagnostics.
     """
     if fwm_kernel.supports(memory, entry, query, key):
-        return fwm_kernel.step(memory if donate else memory.clone(), entry, query)
+        memory = memory.contiguous() if donate else memory.clone(memory_format=torch.contiguous_format)
+        return fwm_kernel.step(memory, entry, query)
     written = address(entry.key1, entry.key2, key)
     old = (memory @ written[..., None])[..., 0]
     change = entry.rate[:, None] * (entry.value - old)
@@ -162,7 +161,7 @@ class _Writes(torch.autograd.Function):
         written, old = torch.empty_like(value), torch.empty_like(value)
         logs, befores, squares = (torch.empty_like(rate) for _ in range(3))
         decay, faded = torch.zeros_like(gram), torch.zeros_like(gram)  # exp(L_{s-1} - L_{t-1}), times gram; s < t
-        run = fwm_kernel.scan if gram.device.type == "cpu" else _scan
+        run = fwm_kernel.scan if fwm_kernel.compiles(gram) else _scan
         run(*inputs, written, old, logs, befores, squares, decay, faded)
         ctx.save_for_backward(gram, value, rate, starts, written, old, befores, squares, decay, faded)
         ctx.mark_non_differentiable(squares)
@@ -174,7 +173,7 @@ class _Writes(torch.autograd.Function):
         gram, value, rate, starts, written, old, befores, squares, decay, faded = ctx.saved_tensors
         grad_value, grad_old = torch.empty_like(value), torch.empty_like(value)
         grad_rate, grad_diagonal, grad_norm2 = torch.empty_like(rate), torch.empty_like(rate), rate.new_zeros(len(rate))
-        run = fwm_kernel.scan_backward if gram.device.type == "cpu" else _scan_backward
+        run = fwm_kernel.scan_backward if fwm_kernel.compiles(gram) else _scan_backward
         inputs = gram, value, rate, starts, old, squares, faded, grad_written.contiguous(), grad_logs.contiguous()
         run(*inputs, grad_value, grad_old, grad_rate, grad_diagonal, grad_norm2)
         grad_gram = decay * (grad_old @ written.transpose(1, 2)) + torch.diag_embed(grad_diagonal)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from engram.policies import segments
 from engram.policies.core import Core, CoreConfig, CoreOutput, may_be_any
 
 
@@ -87,38 +88,15 @@ class LSTM(Core):
         return CoreOutput(ys, self.State(h, c), {})
 
     def _segments(self, xs: Tensor, state: State, starts: Tensor) -> CoreOutput:
-        """Rows cut at their episode starts, and segments of similar length run as one batch: fused kernels know no
-        resets. Shorter segments of a batch are padded by steps that hold the cell."""
-        T, B, _ = xs.shape
-        cut = starts.clone()
-        cut[0] = True  # the first segment of each row continues from the state
-        b, t = cut.T.nonzero().unbind(1)  # by row, then by time
-        end = torch.where(b.roll(-1) == b, t.roll(-1), T)
-        end[-1] = T
-        length = end - t
-        carried = self.State(*(leaf[b] for leaf in state)), self.initial_state(len(b))
-        opening = [torch.where((t == 0)[:, None], old, new) for old, new in zip(*carried, strict=True)]
-
-        sizes = length.log2().long()  # lengths of a batch differ by less than a factor of two
-        hold = torch.tensor([-1e4, 1e4, 0, 0], dtype=xs.dtype, device=xs.device)  # closes i, opens f
+        """Between episode starts; the last input of a padding step closes i and opens f, which holds the cell."""
+        hold = torch.tensor([-1e4, 1e4, 0, 0], dtype=xs.dtype, device=xs.device)
         weight_ih = torch.cat([self.weight_ih, hold.repeat_interleave(self.output_size)[:, None]], dim=1)
-        outputs, cells, order, total = [], [], [], 0
-        source = t.new_empty(T * B)  # of each output, among those of all batches
-        for size in sizes.unique():
-            rows = (sizes == size).nonzero()[:, 0]
-            steps = torch.arange(int(length[rows].max()), device=xs.device)[:, None]
-            padding = steps >= length[rows]
-            place = (t[rows] + steps).clamp(max=T - 1) * B + b[rows]
-            padded = xs.flatten(0, 1)[place].masked_fill(padding[..., None], 0)
-            padded = torch.cat([padded, padding[..., None].to(xs.dtype)], dim=2)
-            ys, _, c = self._run(padded, [leaf[rows] for leaf in opening], weight_ih)
-            source[place[~padding]] = total + (~padding).flatten().nonzero()[:, 0]
-            total += place.numel()
-            outputs.append(ys.flatten(0, 1))
-            cells.append(c)
-            order.append(rows)
-        ys = torch.cat(outputs).index_select(0, source).view(T, B, -1)
-        c = torch.cat(cells)[torch.cat(order).argsort()][end == T]
+
+        def kernel(xs, state):
+            ys, _, c = self._run(xs, state, weight_ih)
+            return ys, c
+
+        ys, c = segments.run(kernel, xs, state, self.initial_state, starts)
         return CoreOutput(ys, self.State(ys[-1], c), {})
 
     def _run(self, xs: Tensor, state, weight_ih: Tensor) -> tuple[Tensor, Tensor, Tensor]:

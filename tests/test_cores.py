@@ -12,18 +12,62 @@ from torch.func import functional_call
 from torch.testing import assert_close
 
 import engram.policies.core
-from engram.policies import CORES, FWM, core_config, fwm_memory, lstm, make_core
+from engram.policies import (
+    CORES,
+    FWM,
+    MLP,
+    MNM,
+    RMC,
+    STM,
+    ConvLSTM,
+    core_config,
+    delta_rule,
+    fwm_memory,
+    fwp_stack,
+    gru,
+    lstm,
+    make_core,
+    stm,
+)
 
 D, T, B = 3, 7, 3
 NAN = float("nan")
 
-SMALL = {FWM.Config: {"memory_size": 3, "num_reads": 2}}
+SMALL = {
+    FWM.Config: {"memory_size": 3, "num_reads": 2},
+    MLP.Config: {"hidden_size": 16},  # of 4, all may be silent
+    MNM.Config: {"output_size": 5, "memory_size": 3, "num_heads": 2, "write_scale": 1.0},
+    RMC.Config: {"num_slots": 3, "head_size": 3, "num_heads": 2, "key_size": 2},
+    ConvLSTM.Config: {"channels": 2, "width": 3},
+    STM.Config: {"memory_size": 3, "slots": 2, "sam_steps": 1},
+}
 """sizes for the tests, where those of a configuration cut down to 4 will not do: widths should differ"""
 
+FWP_NAMES = [name for name, config in CORES.items() if isinstance(config, fwp_stack.FastWeightProgrammer.Config)]
+FWP_SIZES = {"hidden_size": 4, "num_heads": 2, "ff_size": 6}
+SMALL |= {type(CORES[name]): FWP_SIZES for name in FWP_NAMES}
+
 CASES = [(name, {}) for name in CORES] + [("fwm", {"key": "concat"}), ("fwm", {"write_scale": 3.0, "residual": False})]
+CASES += [
+    ("delta-delta-net", {"slow_base": True}),
+    ("rmc", {"gate": "unit", "num_blocks": 2, "attention_scale": "qkv"}),
+    ("rmc", {"gate": "none", "mlp_layers": 1, "input_rows": 3}),
+    ("jbfw", {"inner_steps": 2}),
+    ("mnm", {"rate": "layers", "feedback": "tanh", "memory_output": "tanh"}),
+    ("mnm-g", {"rate": "learned", "memory_output": "tanh", "two_biases": False, "forget_bias": 1.0}),
+    ("mnm-g", {"num_layers": 1, "recall_steps": 3, "recall_decay": 0.5}),
+    ("convlstm", {"width": 1, "kernel_size": 3}),
+    ("plastic", {"rule": "hebb", "modulation": "rate"}),
+    ("plastic-homogeneous", {"rule": "hebb"}),
+    ("stm", {"alpha1": 0.8, "alpha2": -0.7, "alpha3": 0.6, "learn_initial": False}),
+    ("stm", {"alpha1": 0.9, "alpha2": 0.8, "alpha1_on": "sam", "gates": False, "write": "f1f2"}),
+]
 """every core, and choices that lead another way through one"""
 
 FWM_SIZES = {"hidden_size": 4, "memory_size": 3, "num_reads": 3}
+STM_SIZES = {"memory_size": 4, "slots": 2, "relation_size": 3, "read_size": 3, "mlp_size": 5, "output_size": 3}
+RMC_SIZES = {"num_slots": 3, "head_size": 2, "num_heads": 2, "num_blocks": 2}
+MNM_SIZES = {"hidden_size": 4, "output_size": 3, "memory_size": 3, "num_heads": 2}
 # fmt: off
 GOLDEN = [
     # name, choices, outputs [-1, 0, :4], sum of the outputs and sums of squares of the leaves of the last state
@@ -39,6 +83,39 @@ GOLDEN = [
      [-0.23994919, 0.03538920, -0.36968396, 0.01199088], [-5.56105344, 0.11083756, 1.12410032, 0.13091883]),
     ("fwm", FWM_SIZES | {"key": "concat"},
      [-0.28335773, -0.50495305, 0.24703997, -0.10202494], [-5.88965464, 0.11083756, 1.12410032, 0.12660506]),
+    ("linear-transformer", FWP_SIZES,
+     [0.21938077, 0.51419949, -0.48859289, -0.11312067], [5.25448683, 28.02975216]),
+    ("delta-net", FWP_SIZES,
+     [0.40270596, 0.55980133, -0.49671985, -0.41535853], [4.84027011, 4.36553846]),
+    ("rdn", FWP_SIZES,
+     [0.20225880, 0.92352320, 0.30550477, 0.60387762], [21.55667023, 6.26225876, 3.00629255]),
+    ("delta-mlp", FWP_SIZES,
+     [-0.11329054, 0.05915537, 0.26552121, -0.13263767], [4.30470632, 7.62625420, 0.72452229]),
+    ("delta-delta-net", FWP_SIZES,
+     [0.12696885, 0.68463975, -0.50755495, -0.36239094], [4.67692636, 6.78728849, 0.71675962]),
+    ("delta-lstm", FWP_SIZES,
+     [0.28408016, 0.56910884, -0.44671058, -0.36738223],
+     [5.12025374, 6.53540290, 9.77893416, 0.55190584, 1.90527842]),
+    ("plastic", {"hidden_size": 4, "rule": "hebb"},
+     [0.34133872, 0.43060612, 0.38069181, -0.67020130], [5.46896485, 2.43135056, 0.22644801]),
+    ("plastic", {"hidden_size": 4},
+     [0.34523085, 0.43432616, 0.38057567, -0.67385772], [5.47280447, 2.44206640, 0.30296852]),
+    ("plastic-clip", {"hidden_size": 4},
+     [0.35021513, 0.43437029, 0.38057567, -0.67389515], [5.47779544, 2.44562148, 0.34213435]),
+    ("stm", STM_SIZES,
+     [-0.34275194, -0.37560481, 0.01043943], [-5.61478877, 1.17728503, 10.90719333]),
+    ("rmc", RMC_SIZES | {"gate": "unit"},
+     [1.87002248, -0.52977256, -0.17255970, -0.33884410], [16.44406171, 15.20918138]),
+    ("rmc", RMC_SIZES,
+     [0.89769852, -0.62637626, -0.04121277, -0.39144250], [6.66155912, 6.82765631]),
+    ("rmc", RMC_SIZES | {"gate": "none"},
+     [2.37593113, -0.92486816, 0.15503051, -0.70551298], [21.43097648, 42.16526355]),
+    ("jbfw", {"hidden_size": 4},
+     [2.55061847, 0, 0, 0], [17.53791985, 7.62722881, 73.65929813]),
+    ("mnm-g", MNM_SIZES,
+     [-0.46003156, -0.31104938, -0.07990657], [-6.96705045, 0.07980717, 1.15885256, 0.00047638, 0, 4.43407545]),
+    ("mnm-p", MNM_SIZES,
+     [-0.45671519, -0.30291105, -0.07907612], [-6.85283082, 0.07905191, 1.15711565, 0.00023002, 0, 3.94752363]),
 ]
 # fmt: on
 """of `test_golden_run`; computed once from the papers' equations by a program that shares nothing with this one"""
@@ -59,6 +136,9 @@ def _short_chunks():
     """Lets sequences of T steps take more than one chunk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fwm_memory, "CHUNK", 3)
+        patch.setattr(delta_rule, "CHUNK", 3)
+        patch.setattr(delta_rule, "TABLE", 3)
+        patch.setattr(stm, "CHUNK", 3)
         yield
 
 
@@ -75,7 +155,7 @@ def random_inputs(core, steps=T):
     torch.manual_seed(1)
     initial = core.initial_state(B)
     state = type(initial)(*((leaf + torch.randn_like(leaf)).detach().requires_grad_() for leaf in initial))
-    return torch.randn(steps, B, D, dtype=initial[0].dtype, requires_grad=True), state
+    return torch.randn(steps, B, D, dtype=next(core.parameters()).dtype, requires_grad=True), state
 
 
 def some_starts():
@@ -155,7 +235,7 @@ def test_no_starts(core):
 
 def test_where_looking_at_the_starts_would_wait(core, monkeypatch):
     """On a device the branches that skip work are not taken."""
-    for module in (engram.policies.core, lstm, fwm_memory):
+    for module in (engram.policies.core, gru, lstm, fwm_memory, delta_rule, fwp_stack, stm):
         monkeypatch.setattr(module, "may_be_any", lambda mask: True)
     for starts in (torch.zeros(T, B, dtype=torch.bool), torch.ones(T, B, dtype=torch.bool), some_starts()):
         xs, state = random_inputs(core)
@@ -258,13 +338,13 @@ def test_outputs_remember_their_episode_and_nothing_else(core):
     weights = torch.randn_like(ys)
     for t in range(T):
         for b in range(B):
-            begin = max([0, *starts[: t + 1, b].nonzero()[:, 0].tolist()])
+            begin = max([0, *starts[: t + 1, b].nonzero()[:, 0].tolist()]) if state else t  # mlp remembers nothing
             *from_state, from_xs = torch.autograd.grad(
                 (weights[t, b] * ys[t, b]).sum(), [*state, xs], retain_graph=True, materialize_grads=True
             )
             reached = from_xs[:, b].any(dim=1).tolist()
             assert reached == [begin <= s <= t for s in range(T)]
-            assert any(leaf[b].any() for leaf in from_state) == (not starts[: t + 1, b].any())
+            assert any(leaf[b].any() for leaf in from_state) == (len(state) > 0 and not starts[: t + 1, b].any())
 
 
 @pytest.mark.parametrize("way", ["forward", "forward float32", "step float32"])
@@ -369,20 +449,24 @@ def test_reports(core):
 @pytest.mark.parametrize("form", ["forward", "step"])
 @pytest.mark.parametrize(("name", "choices", "last_outputs", "sums"), GOLDEN)
 def test_golden_run(name, choices, last_outputs, sums, form):
-    """The j-th parameter is 0.4 sin(1 + 0.37 j + 0.71 n) over its entries n; row 1 starts before the third step."""
+    """The j-th parameter is 0.4 sin(1 + 0.37 j + 0.71 n) over its entries n, 1 more for the gains of layer norms; row 1
+    starts before the third step."""
     core = make_core(name, 3, **choices).double()
     with torch.no_grad():
-        for j, parameter in enumerate(core.parameters()):
+        for j, parameter in enumerate([*core.parameters(), *(layer for memory in core.buffers() for layer in memory)]):
             n = torch.arange(parameter.numel(), dtype=torch.float64).view_as(parameter)
             parameter.copy_(0.4 * torch.sin(1 + 0.37 * j + 0.71 * n))
-    t, b, i = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (4, 2, 3)), indexing="ij")
-    xs = torch.sin(0.5 + 0.9 * t + 1.3 * b + 0.41 * i)
+        for module in core.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.weight += 1
+    t, b, i = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in (4, 2, 3)), indexing="ij")
+    xs = torch.sin(0.5 + 0.9 * t + 1.3 * b + 0.41 * i).double()  # as the program that made the numbers had them
     starts = torch.zeros(4, 2, dtype=torch.bool)
     starts[2, 1] = True
     run = core if form == "forward" else partial(stepped, core)
     ys, state, _ = run(xs, core.initial_state(2), starts)
     numbers = [*ys[3, 0, :4].tolist(), ys.sum().item(), *(leaf.square().sum().item() for leaf in state)]
-    assert numbers == pytest.approx([*last_outputs, *sums], abs=1e-7)  # those had xs in float32
+    assert numbers == pytest.approx([*last_outputs, *sums], rel=2e-8, abs=1e-7)
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
@@ -414,6 +498,8 @@ def test_wrong_states(core):
     xs, state = random_inputs(core)
     assert "continues from" in message(lambda: core(xs, tuple(state)))
     assert "got tuple" in message(lambda: core(xs, tuple(state)))
+    if not state:  # nothing in it to be of a wrong shape
+        return
     assert f"state.{state._fields[0]} must be [{B}, " in message(lambda: core(xs, core.initial_state(B + 1)))
     field = state._fields[-1]
     wider = state._replace(**{field: torch.cat([state[-1], state[-1]], dim=-1)})

@@ -139,7 +139,7 @@ def test_what_cannot_be_judged_is_one_line(runs, tmp_path, capsys):
     capsys.readouterr()
     assert f"there is no run folder {tmp_path}/nowhere" in failed(tmp_path / "nowhere")
     assert f"{tmp_path} is not a run folder: it has no config.json" in failed(tmp_path)
-    assert "No such file or directory" in failed(copy, "--episodes", 2, "--json", tmp_path / "nowhere" / "scores.json")
+    assert "there is no folder" in failed(copy, "--episodes", 2, "--json", tmp_path / "nowhere" / "scores.json")
     shutil.rmtree(copy / "checkpoints")
     assert f"{copy} has no usable checkpoint: none was saved" in failed(runs["fwm"], copy)
     config = json.loads((copy / "config.json").read_text())

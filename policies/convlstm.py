@@ -1,0 +1,102 @@
+"""Convolutional LSTM (Shi et al. 2015) without peepholes, a baseline of Santoro et al. 2018 (App. A.3)."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engram.policies.core import Core, CoreConfig, CoreOutput
+
+
+class ConvLSTM(Core):
+    """Maps of C = channels; an input is Cin maps [Cin, h, w] in one row, D = Cin h w; output size Y = C h w.
+
+    Parameters, in order: kernel_x [4C, Cin, k, k], kernel_h [4C, C, k, k], bias [4C]; gate rows i, j, f, o. Together
+    4C ((Cin + C) k^2 + 1) numbers.
+    """
+
+    @dataclass(frozen=True)
+    class Config(CoreConfig):
+        channels: int = 64
+        """maps C of the output and of the cell; the state holds 2 C h w numbers"""
+        height: int = 1
+        """rows h of a map; 5 in the paper"""
+        width: int = 1
+        """columns w of a map; 5 in the paper"""
+        kernel_size: int = 2
+        """rows and columns k of a kernel; a map is padded to keep its size, at the bottom and at the right first"""
+        forget_bias: float = 1.0
+        """constant added inside the forget gate"""
+
+        def __post_init__(self):
+            for field in ("channels", "height", "width", "kernel_size"):
+                self.require(getattr(self, field) > 0, field, "at least 1")
+
+        def build(self, input_size: int) -> "ConvLSTM":
+            self.require(input_size % self.height == 0, "height", f"a divisor of the input size {input_size}")
+            rest = input_size // self.height
+            self.require(rest % self.width == 0, "width", f"a divisor of {rest}, the input size over height")
+            return ConvLSTM(input_size, self)
+
+    class State(NamedTuple):
+        h: Tensor  # [B, C, h, w]
+        c: Tensor  # [B, C, h, w]
+
+    def __init__(self, input_size: int, config: Config):
+        super().__init__()
+        self.config = config
+        C, k, positions = config.channels, config.kernel_size, config.height * config.width
+        self.input_size, self.output_size = input_size, C * positions
+
+        def kernel(inputs: int) -> nn.Parameter:
+            std = 1 / math.sqrt(inputs * k * k)
+            return nn.Parameter(nn.init.trunc_normal_(torch.empty(4 * C, inputs, k, k), std=std, a=-2 * std, b=2 * std))
+
+        self.kernel_x = kernel(input_size // positions)
+        self.kernel_h = kernel(C)
+        self.bias = nn.Parameter(torch.zeros(4 * C))
+
+    def initial_state(self, batch_size: int) -> State:
+        config = self.config
+        zeros = self.bias.new_zeros(batch_size, config.channels, config.height, config.width)
+        return self.State(zeros, zeros)
+
+    def step(self, x: Tensor, state: State, report: tuple[str, ...] = (), donate: bool = False) -> CoreOutput:
+        return self._advance(self._read(x), state)
+
+    def forward(
+        self,
+        xs: Tensor,
+        state: State,
+        episode_starts: Tensor | None = None,
+        report: tuple[str, ...] = (),
+        donate: bool = False,
+    ) -> CoreOutput:
+        """The inputs of all steps in one convolution."""
+        self.check(xs, state, episode_starts, report)
+        ys = []
+        for t, given in enumerate(self._read(xs.flatten(0, 1)).unflatten(0, xs.shape[:2]).unbind()):
+            if episode_starts is not None:
+                state = self.reset(state, episode_starts[t])
+            y, state, _ = self._advance(given, state)
+            ys.append(y)
+        return CoreOutput(torch.stack(ys), state, {})
+
+    def _read(self, x: Tensor) -> Tensor:
+        """What inputs [N, D] add to the gates, [N, 4 C, h, w]."""
+        maps = x.unflatten(1, (-1, self.config.height, self.config.width))
+        return F.conv2d(self._pad(maps), self.kernel_x, self.bias)
+
+    def _advance(self, given: Tensor, state: State) -> CoreOutput:
+        i, j, f, o = (given + F.conv2d(self._pad(state.h), self.kernel_h)).chunk(4, dim=1)
+        c = torch.sigmoid(f + self.config.forget_bias) * state.c + torch.sigmoid(i) * torch.tanh(j)
+        h = torch.tanh(c) * torch.sigmoid(o)
+        return CoreOutput(h.flatten(1), self.State(h, c), {})
+
+    def _pad(self, maps: Tensor) -> Tensor:
+        before = (self.config.kernel_size - 1) // 2
+        after = self.config.kernel_size - 1 - before
+        return F.pad(maps, (before, after, before, after))

@@ -1,0 +1,99 @@
+"""Fast weights that attend to the recent past (Ba, Hinton, Mnih, Leibo & Ionescu, NeurIPS 2016).
+
+A recurrent network with a matrix A to which each hidden vector is added as a decaying outer product with itself. An
+inner loop applies A to the hidden vector in the making, which draws it towards those of the recent past that are like
+it.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from engram.policies.core import Core, CoreConfig, CoreOutput
+
+
+class JBFW(Core):
+    """Output size Y = hidden_size = n.
+
+    Parameters, in order: input.weight [n, D] and bias, recurrent.weight [n, n], 0.05 times the identity at first, gain
+    and offset of the layer norm. Together n (D + 1) + n^2 + 2n numbers; the state holds n + n^2.
+    """
+
+    @dataclass(frozen=True)
+    class Config(CoreConfig):
+        hidden_size: int = 100
+        """units n; the fast weights are [n, n] for each sequence"""
+        inner_steps: int = 1
+        """times S that the fast weights are applied in a step"""
+        decay: float = 0.95
+        """lambda, what a step keeps of the fast weights"""
+        learning_rate: float = 0.5
+        """eta, with which a hidden vector's outer product is added; 0 leaves a recurrent network with layer norm"""
+
+        def __post_init__(self):
+            for field in ("hidden_size", "inner_steps"):
+                self.require(getattr(self, field) > 0, field, "at least 1")
+            self.require(0 <= self.decay <= 1, "decay", "between 0 and 1")
+            self.require(self.learning_rate >= 0, "learning_rate", "at least 0")
+
+        def build(self, input_size: int) -> "JBFW":
+            return JBFW(input_size, self)
+
+    class State(NamedTuple):
+        h: Tensor  # [B, n]
+        fast: Tensor  # A, [B, n, n], of the steps before the one that made h
+
+    diagnostics = ("hidden", "query", "fast_norm")
+    """h [T, B, n]; what A is applied to [T, B, S, n], whose inner products with earlier h are the attention; |A|"""
+
+    def __init__(self, input_size: int, config: Config):
+        super().__init__()
+        self.config = config
+        self.input_size, self.output_size = input_size, config.hidden_size
+        self.input = nn.Linear(input_size, config.hidden_size)
+        self.recurrent = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        nn.init.eye_(self.recurrent.weight).data.mul_(0.05)
+        self.norm = nn.LayerNorm(config.hidden_size)
+
+    def initial_state(self, batch_size: int) -> State:
+        n, weight = self.config.hidden_size, self.recurrent.weight
+        return self.State(weight.new_zeros(batch_size, n), weight.new_zeros(batch_size, n, n))
+
+    def step(self, x: Tensor, state: State, report: tuple[str, ...] = (), donate: bool = False) -> CoreOutput:
+        fast = self.config.decay * state.fast + self.config.learning_rate * state.h[:, :, None] * state.h[:, None, :]
+        given, queries = self.input(x) + self.recurrent(state.h), []
+        h = self.norm(given).relu()
+        for _ in range(self.config.inner_steps):
+            queries.append(h)
+            h = self.norm(given + (fast @ h[..., None])[..., 0]).relu()
+        diagnosed = {}
+        if report:
+            diagnosed = {"hidden": h, "query": torch.stack(queries, 1), "fast_norm": fast.flatten(1).norm(dim=1)}
+        return CoreOutput(h, self.State(h, fast), {name: diagnosed[name].detach() for name in report})
+
+    def forward(
+        self,
+        xs: Tensor,
+        state: State,
+        episode_starts: Tensor | None = None,
+        report: tuple[str, ...] = (),
+        donate: bool = False,
+    ) -> CoreOutput:
+        self.check(xs, state, episode_starts, report)
+        if report:
+            return self.loop(xs, state, episode_starts, report, donate)
+        config, ys = self.config, []
+        for t, given in enumerate(self.input(xs).unbind()):
+            h, fast = state if episode_starts is None else self.reset(state, episode_starts[t])
+            # one pass over the fast weights, which are by far the most of what a step touches
+            add = torch.baddbmm if torch.is_grad_enabled() or not (donate or t > 0) else Tensor.baddbmm_
+            fast = add(fast, h[:, :, None], h[:, None, :], beta=config.decay, alpha=config.learning_rate)
+            given = given + self.recurrent(h)
+            h = self.norm(given).relu()
+            for _ in range(config.inner_steps):
+                h = self.norm(given + (fast @ h[..., None])[..., 0]).relu()
+            state = self.State(h, fast)
+            ys.append(h)
+        return CoreOutput(torch.stack(ys), state, {})
