@@ -35,8 +35,9 @@ def export(run: Path, name: str) -> Path:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     size = max(1, len(rows) // POINTS)
     groups = [rows[i : i + size] for i in range(0, len(rows), size)]
+    config = json.loads((run / "config.json").read_text()) | {"folder": None}  # the same run in any folder
     curve = {
-        "config": json.loads((run / "config.json").read_text()),
+        "config": config,
         "train": {
             "step": [group[-1]["step"] for group in groups],
             "seconds": [group[-1]["wall_time"] for group in groups],

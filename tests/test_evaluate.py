@@ -122,3 +122,25 @@ def test_evaluating_draws_nothing_from_the_global_generators():
     evaluate(PolicyActor(policy, envs.num_envs, seed=0), envs, 6, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(p.grad is None for p in policy.parameters())
+
+
+def test_an_evaluation_can_be_abandoned():
+    envs, answers = make_vec("Paying-v0", 3), iter([False] * 5 + [True])
+    assert (
+        evaluate(lambda inputs: torch.zeros(3, dtype=torch.int64), envs, 300, 0, stopped=lambda: next(answers)) is None
+    )
+    assert next(answers, None) is None, "it goes on until it is told"
+
+
+def test_every_level_is_played_as_often():
+    envs = graphs(num_envs=4, num_levels=6)
+    seen = []
+
+    def watched(inputs):
+        starts = np.flatnonzero(inputs.episode_starts)
+        if len(starts) == envs.num_envs and envs.unwrapped.members["time"].max() == 0:
+            seen.extend(envs.unwrapped.members["level_id"].tolist())
+        return torch.zeros(4, dtype=torch.int64)
+
+    evaluate(watched, envs, 12, seed=0, num_levels=6)
+    assert seen == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]
