@@ -16,24 +16,12 @@ from engram.policies.rmc import RMC
 from engram.policies.stm import STM
 
 CORES: dict[str, CoreConfig] = {
+    # to compare with
     "mlp": MLP.Config(),
     "gru": GRU.Config(),
     "lstm": LSTM.Config(),
-    "fwm": FWM.Config(),
-    # the choices of the authors' programs where they differ from the default; all read h + FWM
-    "fwm-metarl": FWM.Config(query_activation="none"),
-    "fwm-catbabi": FWM.Config(256, 32, query_activation="tanh-e", forget_bias=1.0, two_biases=False),
-    "fwm-lm": FWM.Config(400, 32, write_scale=1.0),
-    "fwm-paper": FWM.Config(write_scale=1.0, beta_offset=0.0, bias=False),
-    "linear-transformer": LinearTransformer.Config(),
-    "delta-net": DeltaNet.Config(),
-    "delta-rnn": DeltaRNN.Config(),
-    "rdn": RDN.Config(),
-    "delta-lstm": DeltaLSTM.Config(),
-    "delta-mlp": DeltaMLP.Config(),
-    "delta-delta-net": DeltaDeltaNet.Config(),
-    "stm": STM.Config(),
-    "stm-rl": STM.Config(carried=False, sam_norm="row", output_norm=True),  # the authors' Atari agent
+    "convlstm": ConvLSTM.Config(),
+    "jbfw": JBFW.Config(),
     "plastic": Plastic.Config(),
     "plastic-homogeneous": Plastic.Config(alpha="scalar"),
     "plastic-rnn": Plastic.Config(alpha="none"),
@@ -41,12 +29,29 @@ CORES: dict[str, CoreConfig] = {
     "plastic-clip": Plastic.Config(rule="clip"),
     "plastic-modplast": Plastic.Config(rule="clip", modulation="rate"),
     "plastic-modul": Plastic.Config(rule="clip", modulation="trace"),
-    "convlstm": ConvLSTM.Config(),
-    "rmc": RMC.Config(),
-    "jbfw": JBFW.Config(),
+    # Schlag et al. 2021; the choices of their programs where they differ from the default, all reading h + FWM
+    "fwm": FWM.Config(),
+    "fwm-metarl": FWM.Config(query_activation="none"),
+    "fwm-catbabi": FWM.Config(256, 32, query_activation="tanh-e", forget_bias=1.0, two_biases=False),
+    "fwm-lm": FWM.Config(400, 32, write_scale=1.0),
+    "fwm-paper": FWM.Config(write_scale=1.0, beta_offset=0.0, bias=False),
+    # Munkhdalai et al. 2019
     "mnm": MNM.Config(),
     "mnm-p": MNM.Config(),
     "mnm-g": MNM.Config(rule="gradient"),
+    # Santoro et al. 2018
+    "rmc": RMC.Config(),
+    # Irie et al. 2021
+    "linear-transformer": LinearTransformer.Config(),
+    "delta-net": DeltaNet.Config(),
+    "delta-rnn": DeltaRNN.Config(),
+    "delta-lstm": DeltaLSTM.Config(),
+    "delta-mlp": DeltaMLP.Config(),
+    "delta-delta-net": DeltaDeltaNet.Config(),
+    "rdn": RDN.Config(),
+    # Le et al. 2020; the second is their Atari agent
+    "stm": STM.Config(),
+    "stm-rl": STM.Config(carried=False, sam_norm="row", output_norm=True),
 }
 """name -> its configuration; the configuration's class builds the core"""
 
@@ -66,7 +71,32 @@ def make_core(name: str, input_size: int, **choices) -> Core:
     return type(config)(**{**vars(config), **choices}).build(input_size)
 
 
-__all__ = ["CORES", "FWM", "LSTM", "STM", "Core", "CoreConfig", "CoreOutput", "Inputs", "Policy", "PolicyOutput"]
-__all__ += ["core_config", "make_core", "make_policy"]
-__all__ += ["GRU", "JBFW", "MLP", "MNM", "RMC", "ConvLSTM", "Plastic"]
-__all__ += ["RDN", "DeltaDeltaNet", "DeltaLSTM", "DeltaMLP", "DeltaNet", "DeltaRNN", "LinearTransformer"]
+__all__ = [
+    "CORES",
+    "FWM",
+    "GRU",
+    "JBFW",
+    "LSTM",
+    "MLP",
+    "MNM",
+    "RDN",
+    "RMC",
+    "STM",
+    "ConvLSTM",
+    "Core",
+    "CoreConfig",
+    "CoreOutput",
+    "DeltaDeltaNet",
+    "DeltaLSTM",
+    "DeltaMLP",
+    "DeltaNet",
+    "DeltaRNN",
+    "Inputs",
+    "LinearTransformer",
+    "Plastic",
+    "Policy",
+    "PolicyOutput",
+    "core_config",
+    "make_core",
+    "make_policy",
+]

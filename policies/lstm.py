@@ -111,5 +111,5 @@ class LSTM(Core):
             bias_hh = torch.zeros_like(bias_ih)
         if self.config.forget_bias:
             forget = torch.arange(len(bias_ih), device=bias_ih.device) // self.output_size == 1
-            bias_ih = bias_ih + self.config.forget_bias * forget
+            bias_ih = bias_ih + self.config.forget_bias * forget.to(bias_ih.dtype)
         return bias_ih, bias_hh
