@@ -31,6 +31,9 @@ class BatchedEnv(VectorEnv):
 
     Member i of a vector seeded s plays what a single environment seeded s + i plays.
 
+    `metadata["needs_last_action"]` is true where an agent plays blind without its previous action, which the
+    observation then leaves out.
+
     A game keeps `self._members` and `self._observations` up to date in `_begin`, and `self._rewards`,
     `self._terminated` and `self._truncated` as well in `_play`; both must set `done`.
 
@@ -49,7 +52,11 @@ class BatchedEnv(VectorEnv):
         ValueError: an option is out of range.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}
+    metadata: ClassVar[dict[str, Any]] = {
+        "render_modes": ["rgb_array", "ansi"],
+        "render_fps": 4,
+        "needs_last_action": False,
+    }
     reference_policies: ClassVar[dict[str, type]] = {}
     """Hand-written policies of the game by name, each made as `policy(env, seed)`."""
 

@@ -8,10 +8,8 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numba import njit
 
-from engram.envs.streams import STREAM, below, seeded
-
-APART = 2**63
-"""added to seeds, so that a policy's draws are not those of an environment of the same seed"""
+from engram.envs.references import policy_streams
+from engram.envs.streams import below
 
 INVALID, UNTRIED = -1, -2
 """What is known of a (state, action) pair where it is not a successor."""
@@ -83,8 +81,7 @@ class GraphPolicy:
         self.env = env.unwrapped
         num_envs, self.num_states, self.num_actions = self.env.graphs.shape
         self.actions = np.zeros(num_envs, np.int64)
-        self._streams = np.zeros(num_envs, STREAM)
-        self._streams["rng"] = seeded([seed + slot + APART for slot in range(num_envs)])
+        self._streams = policy_streams(num_envs, seed)
 
     def places(self, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Agents [N] and goals [N]."""

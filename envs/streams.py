@@ -39,6 +39,12 @@ def other_than(stream, n, excluded):
     return value + 1 if value >= excluded else value
 
 
+@njit(inline="always")
+def chance(stream, probability):
+    """True with this probability, from the next integer of the stream."""
+    return below(stream, 2**31) < probability * 2**31
+
+
 def seeded(seeds: list[int]) -> np.ndarray:
     """One well mixed `uint64` stream state per seed, [len(seeds)]."""
     return np.array([np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] for seed in seeds], np.uint64)
