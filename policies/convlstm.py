@@ -12,7 +12,10 @@ from engram.policies.core import Core, CoreConfig, CoreOutput
 
 
 class ConvLSTM(Core):
-    """Maps of C = channels; an input is Cin maps [Cin, h, w] in one row, D = Cin h w; output size Y = C h w.
+    """Maps of C = channels; an input is M maps [M, h, w] in one row; output size Y = C h w.
+
+    Behind its maps an input may have K < h w more numbers, such as the previous action: each is spread over a map of
+    its own. D = M h w + K, Cin = M + K.
 
     Parameters, in order: kernel_x [4C, Cin, k, k], kernel_h [4C, C, k, k], bias [4C]; gate rows i, j, f, o. Together
     4C ((Cin + C) k^2 + 1) numbers.
@@ -36,26 +39,31 @@ class ConvLSTM(Core):
                 self.require(getattr(self, field) > 0, field, "at least 1")
 
         def build(self, input_size: int) -> "ConvLSTM":
-            self.require(input_size % self.height == 0, "height", f"a divisor of the input size {input_size}")
-            rest = input_size // self.height
-            self.require(rest % self.width == 0, "width", f"a divisor of {rest}, the input size over height")
+            for field in ("height", "width"):
+                most = input_size if field == "height" else input_size // self.height
+                demand = f"at most {most}, as inputs have {input_size} numbers"
+                self.require(getattr(self, field) <= most, field, demand)
             return ConvLSTM(input_size, self)
 
     class State(NamedTuple):
         h: Tensor  # [B, C, h, w]
         c: Tensor  # [B, C, h, w]
 
+    diagnostics = ("memory_norm",)
+    """|c| [T, B]"""
+
     def __init__(self, input_size: int, config: Config):
         super().__init__()
         self.config = config
         C, k, positions = config.channels, config.kernel_size, config.height * config.width
         self.input_size, self.output_size = input_size, C * positions
+        self.num_spread = input_size % positions
 
         def kernel(inputs: int) -> nn.Parameter:
             std = 1 / math.sqrt(inputs * k * k)
             return nn.Parameter(nn.init.trunc_normal_(torch.empty(4 * C, inputs, k, k), std=std, a=-2 * std, b=2 * std))
 
-        self.kernel_x = kernel(input_size // positions)
+        self.kernel_x = kernel(input_size // positions + self.num_spread)
         self.kernel_h = kernel(C)
         self.bias = nn.Parameter(torch.zeros(4 * C))
 
@@ -65,7 +73,8 @@ class ConvLSTM(Core):
         return self.State(zeros, zeros)
 
     def step(self, x: Tensor, state: State, report: tuple[str, ...] = (), donate: bool = False) -> CoreOutput:
-        return self._advance(self._read(x), state)
+        y, state, _ = self._advance(self._read(x), state)
+        return CoreOutput(y, state, {name: state.c.detach().flatten(1).norm(dim=1) for name in report})
 
     def forward(
         self,
@@ -77,17 +86,22 @@ class ConvLSTM(Core):
     ) -> CoreOutput:
         """The inputs of all steps in one convolution."""
         self.check(xs, state, episode_starts, report)
+        if report:
+            return self.loop(xs, state, episode_starts, report, donate)
         ys = []
         for t, given in enumerate(self._read(xs.flatten(0, 1)).unflatten(0, xs.shape[:2]).unbind()):
             if episode_starts is not None:
-                state = self.reset(state, episode_starts[t])
+                state = self.reset(state, episode_starts[t], donate and t == 0)
             y, state, _ = self._advance(given, state)
             ys.append(y)
         return CoreOutput(torch.stack(ys), state, {})
 
     def _read(self, x: Tensor) -> Tensor:
         """What inputs [N, D] add to the gates, [N, 4 C, h, w]."""
-        maps = x.unflatten(1, (-1, self.config.height, self.config.width))
+        size = self.config.height, self.config.width
+        maps = x[:, : x.shape[1] - self.num_spread].unflatten(1, (-1, *size))
+        if self.num_spread:
+            maps = torch.cat([maps, x[:, -self.num_spread :, None, None].expand(-1, -1, *size)], 1)
         return F.conv2d(self._pad(maps), self.kernel_x, self.bias)
 
     def _advance(self, given: Tensor, state: State) -> CoreOutput:

@@ -83,16 +83,26 @@ class Core(nn.Module):
         outputs = []
         for t, x in enumerate(xs):
             if episode_starts is not None:
-                state = self.reset(state, episode_starts[t])
+                state = self.reset(state, episode_starts[t], donate and t == 0)
             outputs.append(self.step(x, state, report, donate or t > 0))
             state = outputs[-1].state
         reports = {name: torch.stack([o.report[name] for o in outputs]) for name in report}
         return CoreOutput(torch.stack([o.ys for o in outputs]), state, reports)
 
-    def reset(self, state: State, starts: Tensor) -> State:
-        """`initial_state` where starts `[B]` is true, by selection: a NaN in an old episode's state ends with it."""
+    def reset(self, state: State, starts: Tensor, donate: bool = False) -> State:
+        """`initial_state` where starts `[B]` is true, by selection: a NaN in an old episode's state ends with it.
+
+        Of a donated state only those rows are touched, on the CPU without gradients.
+        """
         if not may_be_any(starts):
             return state
+        if donate and starts.device.type == "cpu" and not torch.is_grad_enabled():
+            rows = starts.nonzero()[:, 0]
+            # vectors are small, and may be outputs that the caller still reads
+            leaves = [leaf.clone() if leaf.dim() == 2 else leaf.contiguous() for leaf in state]
+            for leaf, initial in zip(leaves, self.initial_state(len(rows)), strict=True):
+                leaf[rows] = initial
+            return type(state)(*leaves)
         initial = self.initial_state(len(starts))
         return type(state)(
             *(

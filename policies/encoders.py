@@ -1,23 +1,208 @@
-"""Observations to features, chosen by the shape of the observation space."""
+"""Observations to features, chosen by the observation space."""
 
 import math
+from typing import Literal, get_args
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+EncoderName = Literal["auto", "flat", "box", "nature", "impala"]
+"""how images are read: auto is nature from 36 x 36 pixels and box below; what is no image has one encoder"""
 
 
 class FlatEncoder(nn.Module):
-    """Vectors and scalars as they are: [N, ...] -> float32 [N, E], E the number of entries."""
+    """The entries of an array: [N, *shape] -> float32 [N, E], E their number, divided by `largest`."""
 
-    def __init__(self, shape: tuple[int, ...]):
+    def __init__(self, shape: tuple[int, ...], largest: float = 1):
         super().__init__()
-        self.output_size = math.prod(shape)
+        self.output_size, self.largest = math.prod(shape), largest
 
     def forward(self, observation: Tensor) -> Tensor:
-        return observation.reshape(len(observation), self.output_size).float()
+        return observation.reshape(len(observation), self.output_size).float() / self.largest
 
 
-def make_encoder(observation_space) -> nn.Module:
-    """The encoder of a Gymnasium observation space; ValueError naming the space if there is none."""
-    if type(observation_space).__name__ != "Box" or len(observation_space.shape) > 1:
-        raise ValueError(f"there is no encoder for observations of {observation_space}; vectors (Box of one axis) work")
-    return FlatEncoder(observation_space.shape)
+class OneHotEncoder(nn.Module):
+    """Integers of a Discrete or MultiDiscrete space, each one-hot: [N, ...] -> float32 [N, E]."""
+
+    def __init__(self, sizes: list[int], starts: list[int]):
+        super().__init__()
+        self.output_size = sum(sizes)
+        firsts = torch.tensor([0, *sizes[:-1]]).cumsum(0) - torch.tensor(starts)
+        self.register_buffer("firsts", firsts, persistent=False)  # where the columns of an integer would have its 0
+
+    def forward(self, observation: Tensor) -> Tensor:
+        columns = observation.reshape(len(observation), -1).long() + self.firsts
+        return self.firsts.new_zeros(len(columns), self.output_size).scatter_(1, columns, 1).float()
+
+
+class DictEncoder(nn.Module):
+    """The features of several observations by name, side by side in the order of the space."""
+
+    def __init__(self, parts: dict[str, nn.Module]):
+        super().__init__()
+        self.keys, self.parts = tuple(parts), nn.ModuleList(parts.values())
+        self.output_size = sum(part.output_size for part in parts.values())
+
+    def forward(self, observation: dict[str, Tensor]) -> Tensor:
+        return torch.cat([part(observation[key]) for key, part in zip(self.keys, self.parts, strict=True)], -1)
+
+
+class Pixels(nn.Module):
+    """Images of a space, channels first or last or none -> float32 [N, C, H, W], divided by `largest`.
+
+    The channels are the last axis where the first two are alike, and the first where the last two are; else the shorter
+    of the first and the last axis.
+    """
+
+    def __init__(self, shape: tuple[int, ...], largest: float = 1):
+        super().__init__()
+        self.shape, self.largest = (*shape, 1) if len(shape) == 2 else shape, largest
+        first, middle, last = self.shape
+        self.channels_last = (first == middle) or (middle != last and last <= first)
+        self.output_shape = (last, first, middle) if self.channels_last else self.shape
+
+    def forward(self, observation: Tensor) -> Tensor:
+        images = observation.reshape(-1, *self.shape)
+        if self.channels_last:
+            images = images.permute(0, 3, 1, 2)
+        return images.float() / self.largest
+
+
+class BoxEncoder(nn.Module):
+    """The vision of Santoro et al. 2018 for BoxWorld (App. A.3): small convolutions that keep every position.
+
+    Two layers of 12 and 24 kernels 2 x 2, padded below and at the right to keep the size, and two maps that tell each
+    position its place in [-1, 1]: E = 26 H W features, map by map, as ConvLSTM of H rows and W columns reads them.
+    """
+
+    def __init__(self, pixels: Pixels):
+        super().__init__()
+        channels, height, width = pixels.output_shape
+        self.pixels, self.output_size = pixels, 26 * height * width
+        self.conv1, self.conv2 = nn.Conv2d(channels, 12, 2), nn.Conv2d(12, 24, 2)
+        places = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+        self.register_buffer("places", torch.stack(places), persistent=False)  # [2, H, W]
+
+    def forward(self, observation: Tensor) -> Tensor:
+        maps = self.pixels(observation)
+        for conv in (self.conv1, self.conv2):
+            maps = F.relu(conv(F.pad(maps, (0, 1, 0, 1))))
+        return torch.cat([maps, self.places.expand(len(maps), -1, -1, -1)], 1).flatten(1)
+
+
+class NatureEncoder(nn.Module):
+    """The convolutions of Mnih et al. 2015 (Methods): images of at least 36 x 36 pixels -> 512 features."""
+
+    output_size = 512
+
+    def __init__(self, pixels: Pixels):
+        super().__init__()
+        channels, height, width = pixels.output_shape
+        self.pixels = pixels
+        self.conv1, self.conv2 = nn.Conv2d(channels, 32, 8, stride=4), nn.Conv2d(32, 64, 4, stride=2)
+        self.conv3 = nn.Conv2d(64, 64, 3)
+        rows, columns = (((side - 8) // 4 + 1 - 4) // 2 + 1 - 2 for side in (height, width))
+        self.linear = nn.Linear(64 * rows * columns, self.output_size)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        maps = self.pixels(observation)
+        for conv in (self.conv1, self.conv2, self.conv3):
+            maps = F.relu(conv(maps))
+        return F.relu(self.linear(maps.flatten(1)))
+
+
+class Residual(nn.Module):
+    """x + two convolutions 3 x 3 of it, each after a ReLU."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class ImpalaEncoder(nn.Module):
+    """The residual network of Espeholt et al. 2018 (Fig. 3, right), 15 convolutions deep -> 256 features.
+
+    Three sections of 16, 32 and 32 channels: a convolution, a maximum over 3 x 3 in strides of 2, two residual blocks.
+    """
+
+    output_size = 256
+
+    def __init__(self, pixels: Pixels):
+        super().__init__()
+        channels, height, width = pixels.output_shape
+        sections = []
+        for outputs in (16, 32, 32):
+            conv, pool = nn.Conv2d(channels, outputs, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)
+            sections += [conv, pool, Residual(outputs), Residual(outputs)]
+            channels, height, width = outputs, -(-height // 2), -(-width // 2)
+        self.sections = nn.Sequential(pixels, *sections, nn.ReLU(), nn.Flatten())
+        self.linear = nn.Linear(channels * height * width, self.output_size)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return F.relu(self.linear(self.sections(observation)))
+
+
+IMAGE_ENCODERS = {"box": BoxEncoder, "nature": NatureEncoder, "impala": ImpalaEncoder}
+LEAST = 36  # rows and columns of which the convolutions of Mnih et al. leave one
+
+
+def make_encoder(space, name: EncoderName = "auto") -> nn.Module:
+    """The encoder of a Gymnasium observation space, which gives `output_size` features.
+
+    Bytes are divided by the largest value of their space, floats are read as they are. In a Dict, `name` is how its
+    images are read.
+
+    Raises: ValueError naming the space if there is none.
+    """
+    if name not in get_args(EncoderName):
+        choices = ", ".join(get_args(EncoderName))
+        raise ValueError(f"no encoder is called {name!r}; choose from {choices} (--policy.encoder)")
+    kind = type(space).__name__
+    if kind == "Dict" and space.spaces:
+        parts = space.spaces.items()
+        return DictEncoder({key: make_encoder(part, name if is_image(part) else "auto") for key, part in parts})
+    if is_image(space) and name != "flat":
+        return _image_encoder(space, name)
+    if name in IMAGE_ENCODERS:
+        raise ValueError(f"--policy.encoder {name} reads images; observations are of {_shown(space)}, try auto")
+    if kind == "Box" and (name == "flat" or len(space.shape) <= 2):
+        return FlatEncoder(space.shape, _largest(space))
+    if kind == "MultiBinary":
+        return FlatEncoder(space.shape)
+    if kind == "Discrete":
+        return OneHotEncoder([int(space.n)], [int(space.start)])
+    if kind == "MultiDiscrete":
+        return OneHotEncoder(space.nvec.ravel().tolist(), space.start.ravel().tolist())
+    raise ValueError(
+        f"there is no encoder for observations of {_shown(space)}; Box of one to three axes, Discrete, MultiDiscrete, "
+        "MultiBinary and Dict of those work"
+    )
+
+
+def is_image(space) -> bool:
+    """Whether a space holds images: arrays of three axes, or of two if their entries are bytes."""
+    return type(space).__name__ == "Box" and len(space.shape) in ((2, 3) if space.dtype == "uint8" else (3,))
+
+
+def _image_encoder(space, name: EncoderName) -> nn.Module:
+    pixels = Pixels(space.shape, _largest(space))
+    large = min(pixels.output_shape[1:]) >= LEAST
+    if name == "auto":
+        name = "nature" if large else "box"
+    if name == "nature" and not large:
+        need = f"{LEAST} x {LEAST} pixels"
+        raise ValueError(f"--policy.encoder nature needs {need}; observations are of {_shown(space)}, try box")
+    return IMAGE_ENCODERS[name](pixels)
+
+
+def _largest(space) -> float:
+    return float(space.high.max()) if space.dtype == "uint8" else 1.0
+
+
+def _shown(space) -> str:
+    """On one line, whatever the size of its bounds."""
+    return " ".join(str(space).split())

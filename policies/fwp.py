@@ -101,9 +101,6 @@ class DeltaMLP(FastWeightProgrammer):
         inner: Tensor  # M [B, n, A, K, d, 4 d]
         outer: Tensor  # N [B, n, A, K, 4 d, d]
 
-    diagnostics = ("beta", "write_strength", "memory_norm")
-    """[T, B, n, A, 2 K] each, M and N of each block in turn"""
-
     def widths(self) -> list[int]:
         d = self.config.head_size
         return [d, *self.config.fast_blocks * [d, 4 * d, 1, 4 * d, d, 1]]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engram.policies import delta_rule
@@ -95,7 +96,8 @@ class FastWeightProgrammer(Core):
     State: ClassVar[type[tuple]]
 
     diagnostics = ("query", "key", "beta", "write_strength", "memory_norm")
-    """[T, B, n, A, m, d] twice, then [T, B, n, A, m] thrice, for the m memories of a fast net: beta, beta |k|^2, |M|"""
+    """[T, B, n, A, m, d] twice, then [T, B, n, A, m] thrice, for the m memories of a fast net: beta, beta |k|^2, |M|.
+    Of memories with keys of unlike width, the narrower are followed by zeros."""
 
     def __init__(self, input_size: int, config: Config):
         super().__init__()
@@ -214,7 +216,9 @@ def _diagnose(name: str, accesses: list[Access]) -> list[Tensor]:
         "write_strength": lambda a: _rate(a.write) * a.write.key.square().sum(-1),
         "memory_norm": lambda a: torch.linalg.matrix_norm(a.memory),
     }
-    return [found[name](access).detach() for access in accesses]
+    reports = [found[name](access).detach() for access in accesses]
+    width = max(x.shape[-1] for x in reports)
+    return [F.pad(x, (0, width - x.shape[-1])) for x in reports]
 
 
 def _rate(write: Write) -> Tensor | float:

@@ -33,8 +33,8 @@ class GRU(Core):
     class State(NamedTuple):
         h: Tensor
 
-    diagnostics = ("gates", "hidden_norm")
-    """[T, B, 2] means of r and z over the units, where z is what stays of h; [T, B]"""
+    diagnostics = ("gates", "memory_norm")
+    """[T, B, 2] means of r and z over the units, where z is what stays of h; |h| [T, B]"""
 
     def __init__(self, input_size: int, config: Config):
         super().__init__()
@@ -60,7 +60,7 @@ class GRU(Core):
             gates = (x @ self.weight_ih.T + self.bias_ih + state.h @ self.weight_hh.T + self.bias_hh).detach()
             r, z, _ = gates.chunk(3, dim=1)
             means = torch.stack([r.sigmoid().mean(1), z.sigmoid().mean(1)], 1)
-            diagnosed = {"gates": means, "hidden_norm": torch.linalg.vector_norm(h.detach(), dim=1)}
+            diagnosed = {"gates": means, "memory_norm": torch.linalg.vector_norm(h.detach(), dim=1)}
         return CoreOutput(h, self.State(h), {name: diagnosed[name] for name in report})
 
     def forward(

@@ -45,8 +45,9 @@ class JBFW(Core):
         h: Tensor  # [B, n]
         fast: Tensor  # A, [B, n, n], of the steps before the one that made h
 
-    diagnostics = ("hidden", "query", "fast_norm")
-    """h [T, B, n]; what A is applied to [T, B, S, n], whose inner products with earlier h are the attention; |A|"""
+    diagnostics = ("hidden", "query", "write_strength", "memory_norm")
+    """h [T, B, n]; what A is applied to [T, B, S, n], whose inner products with earlier h are the attention; of the
+    last h, which A gets, eta |h|^2, and |A|, both [T, B]"""
 
     def __init__(self, input_size: int, config: Config):
         super().__init__()
@@ -70,7 +71,9 @@ class JBFW(Core):
             h = self.norm(given + (fast @ h[..., None])[..., 0]).relu()
         diagnosed = {}
         if report:
-            diagnosed = {"hidden": h, "query": torch.stack(queries, 1), "fast_norm": fast.flatten(1).norm(dim=1)}
+            strength = self.config.learning_rate * state.h.square().sum(1)
+            diagnosed = {"hidden": h, "query": torch.stack(queries, 1), "write_strength": strength}
+            diagnosed["memory_norm"] = torch.linalg.matrix_norm(fast)
         return CoreOutput(h, self.State(h, fast), {name: diagnosed[name].detach() for name in report})
 
     def forward(
@@ -86,7 +89,7 @@ class JBFW(Core):
             return self.loop(xs, state, episode_starts, report, donate)
         config, ys = self.config, []
         for t, given in enumerate(self.input(xs).unbind()):
-            h, fast = state if episode_starts is None else self.reset(state, episode_starts[t])
+            h, fast = state if episode_starts is None else self.reset(state, episode_starts[t], donate and t == 0)
             # one pass over the fast weights, which are by far the most of what a step touches
             add = torch.baddbmm if torch.is_grad_enabled() or not (donate or t > 0) else Tensor.baddbmm_
             fast = add(fast, h[:, :, None], h[:, None, :], beta=config.decay, alpha=config.learning_rate)

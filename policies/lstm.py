@@ -37,8 +37,8 @@ class LSTM(Core):
         h: Tensor
         c: Tensor
 
-    diagnostics = ("gates", "cell_norm")
-    """[T, B, 4] means of i, f, g, o over the units; [T, B]"""
+    diagnostics = ("gates", "memory_norm")
+    """[T, B, 4] means of i, f, g, o over the units; |c| [T, B]"""
 
     def __init__(self, input_size: int, config: Config):
         super().__init__()
@@ -66,7 +66,7 @@ class LSTM(Core):
             gates = (x @ self.weight_ih.T + bias_ih + state.h @ self.weight_hh.T + bias_hh).detach()
             i, f, g, o = gates.chunk(4, dim=1)
             means = [i.sigmoid().mean(1), f.sigmoid().mean(1), g.tanh().mean(1), o.sigmoid().mean(1)]
-            diagnosed = {"gates": torch.stack(means, 1), "cell_norm": torch.linalg.vector_norm(c.detach(), dim=1)}
+            diagnosed = {"gates": torch.stack(means, 1), "memory_norm": torch.linalg.vector_norm(c.detach(), dim=1)}
         return CoreOutput(h, self.State(h, c), {name: diagnosed[name] for name in report})
 
     def forward(

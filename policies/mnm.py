@@ -148,10 +148,6 @@ class MNM(Core):
     ) -> CoreOutput:
         self.check(xs, state, episode_starts, report)
         config = self.config
-        acting = len(xs) == 1 and donate and not torch.is_grad_enabled()
-        if acting and episode_starts is not None and state.memory.device.type == "cpu":
-            self._restart(state, episode_starts[0])
-            episode_starts = None
         if len(xs) == 1 or config.recall_steps > 1:
             return self.loop(xs, state, episode_starts, report, donate)
         if episode_starts is not None:
@@ -177,12 +173,6 @@ class MNM(Core):
         ys = self.output(torch.cat([hs, reads], dim=2))
         state = self.State(hs[-1], c, reads[-1], state.recent, memory)
         return CoreOutput(ys, state, {name: reports[name] for name in report})
-
-    def _restart(self, state: State, starts: Tensor) -> None:
-        """`reset` in place, which leaves the large memories of the other rows where they are."""
-        rows = starts.nonzero()[:, 0]
-        for leaf, initial in zip(state, self.initial_state(len(rows)), strict=True):
-            leaf[rows] = initial
 
     def _interact(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the hidden states [..., m] read with, write, and how fast: [..., H, d] thrice and [..., L]."""

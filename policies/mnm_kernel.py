@@ -1,7 +1,5 @@
 """A step of MNM's memory compiled for acting on the CPU: in place, a row at a time while it lies in the cache."""
 
-import math
-
 import numba
 import numpy as np
 import torch
@@ -45,20 +43,57 @@ def step(
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _dot(a, b):
-    total = np.float32(0)
-    for j in range(len(a)):
-        total += a[j] * b[j]
-    return total
+def _tanh(x):
+    """In place, by the quotient of polynomials that Eigen uses: within 3e-7, and a dozen numbers at a time."""
+    flat, bound = x.reshape(-1), np.float32(7.9)
+    for k in range(len(flat)):
+        y = bound if flat[k] > bound else (-bound if flat[k] < -bound else flat[k])
+        y2 = y * y
+        p = np.float32(-2.76076847742355e-16) * y2 + np.float32(2.00018790482477e-13)
+        p = p * y2 + np.float32(-8.60467152213735e-11)
+        p = p * y2 + np.float32(5.12229709037114e-08)
+        p = p * y2 + np.float32(1.48572235717979e-05)
+        p = p * y2 + np.float32(6.37261928875436e-04)
+        p = p * y2 + np.float32(4.89352455891786e-03)
+        q = np.float32(1.19825839466702e-06) * y2 + np.float32(1.18534705686654e-04)
+        q = q * y2 + np.float32(2.26843463243900e-03)
+        q = q * y2 + np.float32(4.89352518554385e-03)
+        flat[k] = y * p / q
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _write_row(row, errors, i, rate, keys):
-    """row of weights i -= rate sum over heads of errors[h, i] keys[h]."""
-    for h in range(len(keys)):
-        key, change = keys[h], rate * errors[h, i]
-        for j in range(len(row)):
-            row[j] -= change * key[j]
+def _product(weights, vectors, out):
+    """out[h] = weights vectors[h]; four rows at a time, as a single sum would wait for itself."""
+    d = len(weights)
+    whole = d - d % 4
+    for i in range(0, whole, 4):
+        row0, row1, row2, row3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+        for h in range(len(vectors)):
+            vector = vectors[h]
+            sum0, sum1, sum2, sum3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+            for j in range(d):
+                sum0 += row0[j] * vector[j]
+                sum1 += row1[j] * vector[j]
+                sum2 += row2[j] * vector[j]
+                sum3 += row3[j] * vector[j]
+            out[h, i], out[h, i + 1], out[h, i + 2], out[h, i + 3] = sum0, sum1, sum2, sum3
+    for i in range(whole, d):
+        for h in range(len(vectors)):
+            total = np.float32(0)
+            for j in range(d):
+                total += weights[i, j] * vectors[h, j]
+            out[h, i] = total
+
+
+@numba.njit(cache=True, fastmath=FAST, nogil=True)
+def _write(weights, errors, rate, keys):
+    """weights -= rate sum over heads of errors[h] keys[h]^T."""
+    for i in range(len(weights)):
+        row = weights[i]
+        for h in range(len(keys)):
+            key, change = keys[h], rate * errors[h, i]
+            for j in range(len(row)):
+                row[j] -= change * key[j]
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
@@ -72,7 +107,7 @@ def _mean(heads, out):
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
 def _perceptron(memory, read_keys, write_keys, values, rates, targets, bend, read):
-    """Each row of weights is used, changed and used again at once."""
+    """A layer is used, changed and used again while it is near."""
     B, L, d, _ = memory.shape
     H = read_keys.shape[1]
     zs, found = np.empty((2, H, d), np.float32), np.empty((2, H, d), np.float32)
@@ -80,24 +115,22 @@ def _perceptron(memory, read_keys, write_keys, values, rates, targets, bend, rea
     for b in range(B):
         zs[0], found[0] = write_keys[b], read_keys[b]
         for l in range(L):
+            weights, bends = memory[b, l], bend or l < L - 1
             z, z_next, a, a_next = zs[l % 2], zs[(l + 1) % 2], found[l % 2], found[(l + 1) % 2]
-            bends = bend or l < L - 1
-            for i in range(d):
-                row = memory[b, l, i]
-                for h in range(H):
-                    total = _dot(row, z[h])
-                    z_next[h, i] = math.tanh(total) if bends else total
-                    errors[h, i] = z_next[h, i] - targets[b, l, h, i]
-                _write_row(row, errors, i, rates[b, l], z)
-                for h in range(H):
-                    total = _dot(row, a[h])
-                    a_next[h, i] = math.tanh(total) if bends else total
+            _product(weights, z, z_next)
+            if bends:
+                _tanh(z_next)
+            errors[:] = z_next - targets[b, l]
+            _write(weights, errors, rates[b, l], z)
+            _product(weights, a, a_next)
+            if bends:
+                _tanh(a_next)
         _mean(found[L % 2], read[b])
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
 def _gradient(memory, read_keys, write_keys, values, rates, bend, read):
-    """Forward and back through the old weights, then each row of them is changed and used at once."""
+    """Forward and back through the old weights, then each layer of them is changed and used at once."""
     B, L, d, _ = memory.shape
     H = read_keys.shape[1]
     zs, errors = np.empty((L + 1, H, d), np.float32), np.empty((L, H, d), np.float32)
@@ -106,10 +139,9 @@ def _gradient(memory, read_keys, write_keys, values, rates, bend, read):
     for b in range(B):
         zs[0], found[0] = write_keys[b], read_keys[b]
         for l in range(L):
-            for i in range(d):
-                for h in range(H):
-                    total = _dot(memory[b, l, i], zs[l, h])
-                    zs[l + 1, h, i] = math.tanh(total) if bend or l < L - 1 else total
+            _product(memory[b, l], zs[l], zs[l + 1])
+            if bend or l < L - 1:
+                _tanh(zs[l + 1])
         for l in range(L - 1, -1, -1):
             error, z = errors[l], zs[l + 1]
             if l == L - 1:
@@ -128,10 +160,8 @@ def _gradient(memory, read_keys, write_keys, values, rates, bend, read):
                         error[h, i] *= one - z[h, i] * z[h, i]
         for l in range(L):
             a, a_next = found[l % 2], found[(l + 1) % 2]
-            for i in range(d):
-                row = memory[b, l, i]
-                _write_row(row, errors[l], i, rates[b, l], zs[l])
-                for h in range(H):
-                    total = _dot(row, a[h])
-                    a_next[h, i] = math.tanh(total) if bend or l < L - 1 else total
+            _write(memory[b, l], errors[l], rates[b, l], zs[l])
+            _product(memory[b, l], a, a_next)
+            if bend or l < L - 1:
+                _tanh(a_next)
         _mean(found[L % 2], read[b])

@@ -63,8 +63,8 @@ class Plastic(Core):
         trace: Tensor  # Hb, [B, n, n]
         eligibility: Tensor  # E, [B, n, n]
 
-    diagnostics = ("eta", "trace_size", "modulator")
-    """[T, B] each: the rate; mean of |Hb|; with modulation tanh(w_M y + b_M)."""
+    diagnostics = ("eta", "trace_size", "memory_norm", "modulator")
+    """[T, B] each: the rate; mean of |Hb_ij|; |Hb|, or |y| without plasticity; with modulation tanh(w_M y + b_M)."""
 
     def __init__(self, input_size: int, config: Config):
         super().__init__()
@@ -98,7 +98,7 @@ class Plastic(Core):
         given = F.linear(x, self.weight_ih, self.bias)
         if config.alpha == "none":
             y = torch.tanh(given + F.linear(before, self.weight_hh))
-            return CoreOutput(y, self.FixedState(y), {})
+            return CoreOutput(y, self.FixedState(y), {name: y.detach().norm(dim=1) for name in report})
         weights = self.weight_hh + self.alpha * state.trace
         y = torch.tanh(given + (weights @ before[:, :, None])[:, :, 0])
         after, product, trace = y[:, :, None], y[:, :, None] * before[:, None, :], state.trace
@@ -117,7 +117,8 @@ class Plastic(Core):
                 trace = (trace + eta * product).clamp(-1, 1)
             after_state = self.State(y, trace)
         if report:
-            diagnosed |= {"trace_size": trace.abs().mean((1, 2)), "eta": eta.expand(len(y), 1, 1)[:, 0, 0]}
+            diagnosed |= {"trace_size": trace.abs().mean((1, 2)), "memory_norm": torch.linalg.matrix_norm(trace)}
+            diagnosed["eta"] = eta.expand(len(y), 1, 1)[:, 0, 0]
         return CoreOutput(y, after_state, {name: diagnosed[name].detach() for name in report})
 
     def forward(

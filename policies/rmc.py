@@ -80,9 +80,9 @@ class RMC(Core):
     class State(NamedTuple):
         memory: Tensor  # M, [B, N, W]
 
-    diagnostics = ("attention", "gate_i", "gate_f", "slot_norm")
+    diagnostics = ("attention", "gate_i", "gate_f", "memory_norm")
     """[T, B, P, heads, N + rows, N + rows], where a row sums to 1 (Fig. 3 shows the first N of them); [T, B, N, G]
-    twice; [T, B, N]. Without gates, they are reported as 1 and 0."""
+    twice; of the slots [T, B, N]. Without gates, they are reported as 1 and 0."""
 
     def __init__(self, input_size: int, config: Config):
         super().__init__()
@@ -117,8 +117,8 @@ class RMC(Core):
         diagnosed = {}
         if report:
             gate_i, gate_f = gates or (torch.ones_like(memory[..., :1]), torch.zeros_like(memory[..., :1]))
-            slot_norm = torch.linalg.vector_norm(memory, dim=2)
-            named = zip(self.diagnostics, (torch.stack(maps, 1), gate_i, gate_f, slot_norm), strict=True)
+            norms = torch.linalg.vector_norm(memory, dim=2)
+            named = zip(self.diagnostics, (torch.stack(maps, 1), gate_i, gate_f, norms), strict=True)
             diagnosed = {name: value.detach() for name, value in named if name in report}
         return CoreOutput(memory.flatten(1), self.State(memory), {name: diagnosed[name] for name in report})
 
@@ -139,7 +139,7 @@ class RMC(Core):
         inputs = rows.unbind(), self.blocks[0].project(rows).unbind(), gates
         for t, given in enumerate(zip(*inputs, strict=True)):
             if episode_starts is not None:
-                state = self.reset(state, episode_starts[t])
+                state = self.reset(state, episode_starts[t], donate and t == 0)
             state = self.State(self._advance(state.memory, *given))
             memories.append(state.memory)
         return CoreOutput(torch.stack(memories).flatten(2), state, {})

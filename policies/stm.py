@@ -102,11 +102,12 @@ class STM(Core):
         item: Tensor  # [B, d, d]
 
     diagnostics = (
-        "item_norm", "relational_norm", "attention", "alpha3",
+        "memory_norm", "attention", "alpha3",
         "gate_input", "gate_forget", "slot_weights", "relational_read", "alpha1", "alpha2",
     )  # fmt: skip
-    """[T, B]; [T, B, n]; tanh(q_s * k_j) averaged over d, [T, B, n, n]; [T, B]. With gates their means, [T, B]. Of a
-    carried relational memory the softmax over slots [T, B, n] and v^r [T, B, d] of its read, and [T, B] twice."""
+    """Of M^i and of each matrix of M^r [T, B, 1 + n]; tanh(q_s * k_j) averaged over d, [T, B, n, n]; [T, B]. With gates
+    their means, [T, B]. Of a carried relational memory the softmax over slots [T, B, n] and v^r [T, B, d] of its read,
+    and [T, B] twice."""
 
     def __init__(self, input_size: int, config: Config):
         super().__init__()
@@ -171,7 +172,6 @@ class STM(Core):
         if config.gates:
             write, keep = self._gates(item, self._gate_input(u))
             item = write * new + keep * item  # Eq. 10
-            diagnosed |= {"gate_input": write.mean((1, 2)), "gate_forget": keep.mean((1, 2))}
         else:
             item = item + new
         for _ in range(config.sam_steps):
@@ -184,11 +184,13 @@ class STM(Core):
         ys = self._output(self.combine(self.relate(relational.flatten(2)).flatten(1)))
         state = self.State(item, relational) if config.carried else self.ItemState(item)
         if report:
+            memories = torch.cat([item[:, None], relational], dim=1)
             diagnosed |= {
-                "item_norm": torch.linalg.matrix_norm(item),
-                "relational_norm": torch.linalg.matrix_norm(relational),
+                "memory_norm": torch.linalg.matrix_norm(memories),
                 "attention": bind(q, k).mean(-1).transpose(1, 2),
             }
+            if config.gates:
+                diagnosed |= {"gate_input": write.mean((1, 2)), "gate_forget": keep.mean((1, 2))}
             scales = {name for name in report if name.startswith("alpha")}
             diagnosed |= {name: self._alpha(name).expand(len(ys)) for name in scales}
         return CoreOutput(ys, state, {name: diagnosed[name].detach() for name in report})

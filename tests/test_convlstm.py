@@ -97,6 +97,16 @@ def test_a_single_position_is_an_lstm(kernel_size):
     assert_close(output.state.c.flatten(1), expected.state.c)
 
 
+def test_numbers_behind_the_maps_are_spread():
+    """A core that is given them as whole maps does the same."""
+    core, whole = (convlstm(size, channels=3, height=2, width=3) for size in (12 + 2, 12 + 2 * 6))
+    assert [p.shape for p in core.parameters()] == [p.shape for p in whole.parameters()]
+    whole.load_state_dict(core.state_dict())
+    xs, state = random_run(core)
+    spread = torch.cat([xs[..., :12], xs[..., 12:].repeat_interleave(6, -1)], -1)
+    assert_close(core(xs, state).ys, whole(spread, state).ys)
+
+
 def test_translation():
     """Where the border of the map is farther away than two steps reach, moved inputs move the outputs."""
     core = convlstm(2 * 6 * 6, channels=2, height=6, width=6)
@@ -105,6 +115,13 @@ def test_translation():
     ys, moved_ys = (core(x.flatten(2), core.initial_state(1)).ys.view(2, 1, 2, 6, 6) for x in (xs, moved))
     assert_close(moved_ys[..., 1:4, 1:4], ys[..., :3, :3])
     assert not torch.allclose(moved_ys[..., 5, 5], ys[..., 4, 4]), "there the border is seen"
+
+
+def test_report():
+    core = convlstm(12, channels=2, height=2, width=3)
+    xs = torch.randn(4, 3, 12, dtype=torch.float64)
+    _, last, report = core(xs, core.initial_state(3), None, core.diagnostics)
+    assert_close(report["memory_norm"][-1], last.c.square().sum((1, 2, 3)).sqrt())
 
 
 @pytest.mark.parametrize(("inputs", "count"), [(26, 92_416), (1, 66_816)])
@@ -127,8 +144,8 @@ def test_initial_weights():
 @pytest.mark.parametrize(
     ("choices", "text"),
     [
-        ({"height": 5}, "height=5, but it must be a divisor of the input size 12"),
-        ({"height": 2, "width": 4}, "width=4, but it must be a divisor of 6, the input size over height"),
+        ({"height": 13}, "height=13, but it must be at most 12, as inputs have 12 numbers"),
+        ({"height": 2, "width": 7}, "width=7, but it must be at most 6, as inputs have 12 numbers"),
     ],
 )
 def test_maps_that_do_not_fit(choices, text):

@@ -403,6 +403,22 @@ def test_donating_the_state_changes_no_result(case, dtype):
         assert_close(gradients(core, output, xs, *state), gradients(core, expected, xs, *state))
 
 
+def test_donating_a_state_spares_what_else_was_given(case):
+    """Earlier outputs, of which a state may be a part, and the initial state that the module makes."""
+    core = small_core(case, torch.float32)
+    xs, _ = random_inputs(core)
+    starts = torch.tensor([[True, False, True]])
+    before = copy.deepcopy(core.state_dict())
+    with torch.no_grad():
+        ys, state, _ = core(xs, core.initial_state(B))
+        kept, expected = ys.clone(), core(xs[:1], clone(state), starts)
+        assert_close(core(xs[:1], state, starts, donate=True), expected)
+        assert_close(ys, kept, rtol=0, atol=0)
+        expected = core(xs[:1], clone(core.initial_state(B)), starts)
+        assert_close(core(xs[:1], core.initial_state(B), starts, donate=True), expected)
+    assert_close(dict(core.state_dict()), dict(before), rtol=0, atol=0)
+
+
 def test_the_module_keeps_no_state(core):
     xs, state = random_inputs(core)
     before = copy.deepcopy(core.state_dict())
@@ -430,6 +446,7 @@ def test_shapes(core):
 def test_reports(core):
     xs, state = random_inputs(core)
     names = core.aux_losses + core.diagnostics
+    assert ("memory_norm" in names) == bool(state)
     everything = core(xs, state, some_starts(), names)
     assert tuple(everything.report) == names
     same(everything[:2], core(xs, state, some_starts())[:2])

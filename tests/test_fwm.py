@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from engram.policies import FWM, LSTM, Policy, fwm_kernel, fwm_memory, make_core
+from engram.policies.actions import Categorical
 from engram.policies.encoders import FlatEncoder
 from engram.policies.fwm_memory import Entry, Query
 
@@ -192,7 +193,7 @@ def test_number_of_parameters(core, expected):
     """Of the core and of the agent that the released meta-RL program makes: 17 inputs, 3 actions and a value."""
     module = make_core("fwm-metarl", 17)
     if core:
-        module = Policy(FlatEncoder((17,)), module, 3)
+        module = Policy(FlatEncoder((17,)), module, Categorical(3))
     assert sum(parameter.numel() for parameter in module.parameters()) == expected
 
 

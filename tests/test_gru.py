@@ -37,14 +37,14 @@ def equations(core, x, h):
 
 def test_the_equations():
     core, (xs, state) = gru(), random_inputs()
-    ys, last, report = core(xs, state, None, ("gates", "hidden_norm"))
+    ys, last, report = core(xs, state, None, ("gates", "memory_norm"))
     for b in range(4):
         h = state.h[b]
         for t, x in enumerate(xs[:, b]):
             h, r, z = equations(core, x, h)
             assert_close(ys[t, b], h)
             assert_close(report["gates"][t, b], torch.stack([r.mean(), z.mean()]))
-            assert_close(report["hidden_norm"][t, b], h.norm())
+            assert_close(report["memory_norm"][t, b], h.norm())
         assert_close(last.h[b], h)
 
 

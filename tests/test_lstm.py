@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from engram.policies import LSTM, Policy, make_core
+from engram.policies.actions import Categorical
 from engram.policies.encoders import FlatEncoder
 
 
@@ -106,8 +107,8 @@ def test_reports():
     core, (xs, state) = lstm(forget_bias=0.7), random_inputs()
     starts = torch.zeros(9, 4, dtype=torch.bool)
     starts[3, 1] = starts[8, 2] = True
-    _, last, report = core(xs, state, starts, ("gates", "cell_norm"))
-    assert_close(report["cell_norm"][-1], last.c.norm(dim=1))
+    _, last, report = core(xs, state, starts, ("gates", "memory_norm"))
+    assert_close(report["memory_norm"][-1], last.c.norm(dim=1))
     before = core.reset(core(xs[:8], state, starts[:8]).state, starts[8])
     gates = (xs[8] @ core.weight_ih.T + before.h @ core.weight_hh.T + core.bias_ih + core.bias_hh).view(4, 4, 5)
     expected = [gates[:, 0].sigmoid(), (gates[:, 1] + 0.7).sigmoid(), gates[:, 2].tanh(), gates[:, 3].sigmoid()]
@@ -128,7 +129,7 @@ def test_initial_parameters():
 def test_agents_are_as_large_as_in_the_paper(hidden_size, expected):
     """17 inputs, 3 actions and a value: what FWM is compared with in Schlag et al. 2021, Fig. 5 (67.4M the largest)."""
     with torch.device("meta"):
-        policy = Policy(FlatEncoder((17,)), make_core("lstm", 17, hidden_size=hidden_size), 3)
+        policy = Policy(FlatEncoder((17,)), make_core("lstm", 17, hidden_size=hidden_size), Categorical(3))
     assert sum(parameter.numel() for parameter in policy.parameters()) == expected
 
 

@@ -190,7 +190,11 @@ def test_reports():
     _, last, report = core(xs, state, None, core.diagnostics)
     assert_close(report["eta"], report["modulator"])
     assert_close(report["trace_size"][-1], last.trace.abs().mean((1, 2)))
-    assert plastic(alpha="none").diagnostics == ()
+    assert_close(report["memory_norm"][-1], last.trace.flatten(1).norm(dim=1))
+    fixed = plastic(alpha="none")
+    assert fixed.diagnostics == ("memory_norm",)
+    ys, _, report = fixed(xs, fixed.initial_state(xs.shape[1]), None, fixed.diagnostics)
+    assert_close(report["memory_norm"], ys.detach().norm(dim=2))
     assert "modulator" not in plastic().diagnostics
     still = plastic()
     assert_close(still(xs, state, None, ("eta",)).report["eta"], torch.full((12, 2), 0.6).double())

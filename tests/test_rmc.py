@@ -247,7 +247,7 @@ def test_reports():
     report = core(xs, state, None, core.diagnostics).report
     assert report["attention"].shape == (6, 2, 2, 2, 8, 8)
     assert_close(report["attention"].sum(-1), torch.ones(6, 2, 2, 2, 8).double())
-    assert_close(report["slot_norm"], core(xs, state).ys.unflatten(2, (3, 8)).norm(dim=3))
+    assert_close(report["memory_norm"], core(xs, state).ys.unflatten(2, (3, 8)).norm(dim=3))
     assert report["gate_i"].shape == report["gate_f"].shape == (6, 2, 3, 8)
 
 

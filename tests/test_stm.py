@@ -258,9 +258,9 @@ def test_golden_run_of_the_atari_agent():
     starts = torch.zeros(4, 2, dtype=torch.bool)
     starts[2, 1] = True
     xs = torch.sin(0.5 + 0.9 * t + 1.3 * b + 0.41 * i)
-    ys, state, report = core(xs, core.initial_state(2), starts, ("relational_norm",))
+    ys, state, report = core(xs, core.initial_state(2), starts, ("memory_norm",))
     numbers = [*ys[3, 0].tolist(), ys.sum().item(), state.item.square().sum().item()]
-    numbers.append(report["relational_norm"][-1].square().sum().item())
+    numbers.append(report["memory_norm"][-1, :, 1:].square().sum().item())
     expected = [-0.07480789, -0.26659304, 0.39514298, 0.42714502, 1.39836152, 3.98440413]
     assert numbers == pytest.approx(expected, rel=1e-7, abs=1e-7)
 
@@ -401,8 +401,9 @@ def test_bounded_relations(alpha1_max):
         core.alpha["alpha2"].zero_()
         core.alpha["alpha3"].zero_()
     xs, state = random_run(core, 100)
-    report = core(xs, state, None, ("relational_norm", "alpha1")).report
-    grown = (report["relational_norm"][-1] > 100 * report["relational_norm"][0]).all()
+    report = core(xs, state, None, ("memory_norm", "alpha1")).report
+    first, *_, last = report["memory_norm"][..., 1:]  # of the relational memory
+    grown = (last > 100 * first).all()
     assert grown == (alpha1_max is None)
     assert_close(report["alpha1"], torch.full_like(report["alpha1"], 1.2 if grown else 0.5 * np.tanh(1.2)))
 
@@ -413,8 +414,8 @@ def test_reports():
     xs, state = random_run(core)
     ys, last, report = core(xs, state, None, core.diagnostics)
     assert_close(report["slot_weights"].sum(2), torch.ones(6, 2).double())
-    assert_close(report["item_norm"][-1], last.item.flatten(1).norm(dim=1))
-    assert_close(report["relational_norm"][-1], last.relational.flatten(2).norm(dim=2))
+    assert_close(report["memory_norm"][-1, :, 0], last.item.flatten(1).norm(dim=1))
+    assert_close(report["memory_norm"][-1, :, 1:], last.relational.flatten(2).norm(dim=2))
     assert report["attention"].shape == (6, 2, 3, 3)
     assert ((report["gate_input"] > 0) & (report["gate_input"] < 1)).all()
     assert_close(report["alpha3"], core.alpha["alpha3"].detach().expand(6, 2))

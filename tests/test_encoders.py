@@ -1,0 +1,281 @@
+"""Encoders: which one a space gets, what it reads of an observation, and the networks of the papers."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple, flatten
+from hypothesis import given
+from hypothesis import strategies as st
+from stable_baselines3.common.torch_layers import NatureCNN
+from torch.nn.functional import conv2d, max_pool2d, relu
+from torch.testing import assert_close
+
+from engram.policies.encoders import (
+    BoxEncoder,
+    FlatEncoder,
+    ImpalaEncoder,
+    NatureEncoder,
+    OneHotEncoder,
+    Pixels,
+    make_encoder,
+)
+
+
+def image_space(*shape, largest=255):
+    return Box(0, largest, shape, np.uint8)
+
+
+def batch(space, size=3, seed=0):
+    """Observations as a vector environment gives them, as tensors."""
+    space.seed(seed)
+    samples = [space.sample() for _ in range(size)]
+    if isinstance(space, Dict):
+        return {key: torch.as_tensor(np.stack([sample[key] for sample in samples])) for key in space}
+    return torch.as_tensor(np.stack(samples))
+
+
+def size(encoder):
+    return sum(parameter.numel() for parameter in encoder.parameters())
+
+
+# Vectors, numbers and names
+
+
+FLAT = {
+    "vector": Box(-1, 1, (3,)),
+    "number": Box(-1, 1, ()),
+    "table": Box(-1, 1, (3, 2)),
+    "doubles": Box(-np.inf, np.inf, (4,), np.float64),
+    "discrete": Discrete(4),
+    "from minus two": Discrete(4, start=-2),
+    "multi": MultiDiscrete([2, 4, 3], start=[0, 5, -1]),
+    "matrix": MultiDiscrete([[2, 4], [3, 1]]),
+    "bits": MultiBinary(5),
+    "dict": Dict(place=Box(-1, 1, (3,)), goal=Discrete(4), alarm=MultiBinary(2), keys=MultiDiscrete([2, 2])),
+    "names": Dict({"a.b": Discrete(2), "": Box(0, 1, (1,)), "keys": Discrete(3)}),
+}
+
+
+@given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(sorted(FLAT)))
+def test_features_are_those_of_gymnasium(seed, name):
+    space = FLAT[name]
+    encoder = make_encoder(space)
+    features = encoder(batch(space, seed=seed))
+    assert features.dtype == torch.float32
+    assert features.shape == (3, encoder.output_size)
+    space.seed(seed)
+    for row in features:
+        np.testing.assert_array_equal(row, flatten(space, space.sample()).astype(np.float32))
+
+
+def test_nested_names_lie_side_by_side():
+    space = Dict(far=Dict(map=image_space(5, 5, 3), bearing=Box(-1, 1, (2,))), near=Discrete(3))
+    encoder = make_encoder(space)
+    assert encoder.output_size == (26 * 25 + 2) + 3
+    observation = {
+        "far": {"map": batch(space["far"]["map"]), "bearing": torch.tensor([[0.5, -0.5]] * 3)},
+        "near": torch.tensor([0, 1, 2]),
+    }
+    features = encoder(observation)
+    assert_close(features[:, -3:], torch.eye(3))
+    assert (features[0] == 0.5).any()
+    assert len(list(encoder.parameters())) == 4, "two convolutions"
+
+
+def test_bytes_are_divided_by_the_largest_of_their_space():
+    assert FlatEncoder((2,), 255)(torch.tensor([[0, 255]], dtype=torch.uint8)).tolist() == [[0, 1]]
+    for largest in (1, 9, 255):
+        for space in (image_space(2, largest=largest), image_space(2, 2, 3, largest=largest)):
+            features = make_encoder(space, "flat")(torch.full((1, *space.shape), largest, dtype=torch.uint8))
+            assert (features == 1).all()
+
+
+# Images
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"),
+    [
+        ((84, 84, 3), 2),
+        ((84, 84, 4), 2),
+        ((4, 84, 84), 0),
+        ((1, 80, 80), 0),
+        ((210, 160, 3), 2),
+        ((3, 210, 160), 0),
+        ((3, 15, 19), 0),
+        ((15, 19, 3), 2),
+        ((6, 15, 19), 0),
+        ((6, 5, 5), 0),  # more planes than rows
+        ((5, 5, 6), 2),
+        ((3, 5, 5), 0),
+        ((1, 1, 3), 2),
+        ((3, 3, 3), 2),
+    ],
+)
+def test_channels_are_told_from_rows_and_columns(shape, channels):
+    pixels = Pixels(shape)
+    image = torch.randn(2, *shape)
+    expected = np.moveaxis(image.numpy(), channels + 1, 1)
+    np.testing.assert_array_equal(pixels(image), expected)
+    assert pixels.output_shape == expected.shape[1:]
+
+
+def test_grey_images_have_one_channel():
+    image = torch.randint(256, (2, 40, 50), dtype=torch.uint8)
+    assert_close(Pixels((40, 50), 255)(image), image[:, None] / 255)
+
+
+@pytest.mark.parametrize(
+    ("space", "name", "kind"),
+    [
+        (image_space(36, 36, 3), "auto", NatureEncoder),
+        (image_space(4, 84, 84), "auto", NatureEncoder),
+        (image_space(84, 84), "auto", NatureEncoder),
+        (Box(0, 1, (3, 64, 64)), "auto", NatureEncoder),
+        (image_space(35, 84, 3), "auto", BoxEncoder),
+        (image_space(6, 5, 5), "auto", BoxEncoder),
+        (Box(0, 1, (5, 5, 6)), "auto", BoxEncoder),
+        (image_space(64, 64, 3), "box", BoxEncoder),
+        (image_space(6, 5, 5), "impala", ImpalaEncoder),
+        (image_space(84, 84, 4), "impala", ImpalaEncoder),
+        (image_space(36, 36, 3), "nature", NatureEncoder),
+        (image_space(84, 84, 4), "flat", FlatEncoder),
+        (Box(0, 1, (2, 2, 2, 2)), "flat", FlatEncoder),
+        (Box(0, 1, (8, 8)), "auto", FlatEncoder),
+        (Box(0, 1, (8,)), "flat", FlatEncoder),
+        (image_space(128), "auto", FlatEncoder),
+        (Discrete(3), "flat", OneHotEncoder),
+    ],
+)
+def test_the_encoder_of_a_space(space, name, kind):
+    torch.manual_seed(0)
+    encoder = make_encoder(space, name)
+    assert type(encoder) is kind
+    features = encoder(batch(space))
+    assert features.shape == (3, encoder.output_size)
+    assert features.dtype == torch.float32
+
+
+def test_a_name_is_for_the_images_of_a_dict():
+    space = Dict(picture=image_space(40, 40, 3), bearing=Box(-1, 1, (2,)), goal=Discrete(3))
+    for name, width in (("auto", 512), ("nature", 512), ("impala", 256), ("box", 26 * 1600), ("flat", 4800)):
+        assert make_encoder(space, name).output_size == width + 2 + 3
+
+
+# The networks of the papers
+
+
+def test_the_network_of_box_world():
+    """One output at a time: pixel, two layers of ReLU(sum over 2 x 2), and where it is."""
+    torch.manual_seed(0)
+    encoder = make_encoder(image_space(4, 5, 3), "box")
+    image = batch(image_space(4, 5, 3), 1)
+    maps = image[0].permute(2, 0, 1).double() / 255
+    for conv in (encoder.conv1, encoder.conv2):
+        outputs = torch.zeros(conv.out_channels, 4, 5, dtype=torch.double)
+        for o, row, column in np.ndindex(*outputs.shape):
+            total = conv.bias[o].double()
+            for i, down, right in np.ndindex(conv.in_channels, 2, 2):
+                if row + down < 4 and column + right < 5:
+                    total = total + conv.weight[o, i, down, right] * maps[i, row + down, column + right]
+            outputs[o, row, column] = max(total, 0)
+        maps = outputs
+    assert len(maps) == 24
+    features = encoder(image).view(26, 4, 5)
+    assert_close(features[:24], maps.float())
+    assert_close(features[24], torch.tensor([-1, -1 / 3, 1 / 3, 1])[:, None].expand(4, 5))
+    assert_close(features[25], torch.tensor([-1, -0.5, 0, 0.5, 1]).expand(4, 5))
+
+
+@pytest.mark.parametrize(
+    ("shape", "name", "features", "parameters"),
+    [
+        ((6, 5, 5), "box", 26 * 25, (6 * 4 + 1) * 12 + (12 * 4 + 1) * 24),
+        ((3, 15, 19), "box", 26 * 285, (3 * 4 + 1) * 12 + (12 * 4 + 1) * 24),
+        ((4, 84, 84), "nature", 512, 1_684_128),
+        ((3, 36, 36), "nature", 512, (3 * 64 + 1) * 32 + (32 * 16 + 1) * 64 + (64 * 9 + 1) * 64 + 65 * 512),
+        ((4, 84, 84), "impala", 256, 97_744 + (32 * 11 * 11 + 1) * 256),
+        ((3, 72, 96), "impala", 256, 97_600 + (32 * 9 * 12 + 1) * 256),
+    ],
+)
+def test_sizes(shape, name, features, parameters):
+    encoder = make_encoder(image_space(*shape), name)
+    assert (encoder.output_size, size(encoder)) == (features, parameters)
+
+
+def test_the_network_of_nature():
+    space = image_space(4, 84, 84)
+    torch.manual_seed(0)
+    encoder, other = make_encoder(space, "nature"), NatureCNN(space, 512)
+    for own, given_weights in zip(other.parameters(), encoder.parameters(), strict=True):
+        own.data = given_weights.data
+    images = batch(space)
+    assert_close(encoder(images), other(images.float() / 255))
+
+
+def test_the_network_of_impala():
+    torch.manual_seed(0)
+    encoder = make_encoder(image_space(9, 12, 3), "impala")
+    images = batch(image_space(9, 12, 3))
+    weights = iter(encoder.parameters())
+
+    def convolve(x):
+        return conv2d(x, next(weights), next(weights), padding=1)
+
+    x, convolutions = images.permute(0, 3, 1, 2) / 255, 0
+    for channels in (16, 32, 32):
+        x = max_pool2d(convolve(x), 3, stride=2, padding=1)
+        for _ in range(2):
+            x = x + convolve(relu(convolve(relu(x))))
+        convolutions += 5
+        assert x.shape[1] == channels
+    features = relu(relu(x).flatten(1) @ next(weights).T + next(weights))
+    assert convolutions == 15
+    assert next(weights, None) is None
+    assert_close(encoder(images), features)
+
+
+def test_layouts_are_one_image():
+    """Channels first or last, bytes or floats: the same features from the same weights."""
+    image = batch(image_space(36, 36, 3))
+    first = image.permute(0, 3, 1, 2).contiguous()
+    for name in ("box", "nature", "impala"):
+        spaces = image_space(36, 36, 3), image_space(3, 36, 36), Box(0, 1, (3, 36, 36))
+        encoders = [make_encoder(space, name) for space in spaces]
+        for encoder in encoders[1:]:
+            encoder.load_state_dict(encoders[0].state_dict())
+        features, *others = (e(x) for e, x in zip(encoders, (image, first, first / 255), strict=True))
+        for other in others:
+            assert_close(other, features)
+
+
+# What does not work
+
+
+@pytest.mark.parametrize(
+    ("space", "name", "message"),
+    [
+        (Tuple([Discrete(2)]), "auto", "there is no encoder for observations of Tuple(Discrete(2)); Box of one to"),
+        (Text(5), "flat", "there is no encoder for observations of Text("),
+        (Dict(note=Text(5)), "auto", "there is no encoder for observations of Text("),
+        (Dict(), "auto", "there is no encoder for observations of Dict()"),
+        (
+            Box(0, 1, (2, 3, 4, 5)),
+            "auto",
+            "there is no encoder for observations of Box(0.0, 1.0, (2, 3, 4, 5), float32)",
+        ),
+        (Box(-np.arange(99.0), np.arange(99.0)), "nature", "--policy.encoder nature reads images; observations are of"),
+        (Discrete(3), "impala", "--policy.encoder impala reads images; observations are of Discrete(3), try auto"),
+        (
+            image_space(35, 84, 3),
+            "nature",
+            "nature needs 36 x 36 pixels; observations are of Box(0, 255, (35, 84, 3), uint8), try box",
+        ),
+        (Discrete(3), "natur", "no encoder is called 'natur'; choose from auto, flat, box, nature, impala"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(space, name, message):
+    with pytest.raises(ValueError, match="encoder") as caught:
+        make_encoder(space, name)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
