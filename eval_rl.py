@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from engram import envs
-from engram.agents.config import ConfigError, from_json
+from engram.agents.config import from_json
 from engram.agents.evaluate import PolicyActor, ReferenceActor, evaluate, members
 from engram.agents.stepper import EnvError
 from engram.checkpoint import write_atomically
+from engram.command_line import ConfigError
 from engram.policies import make_policy
 from engram.run import RunError, fitting, load_checkpoint, read_config
 
@@ -31,10 +33,11 @@ def score(folder: str, split: str, episodes: int | None, seed: int, greedy: bool
     """
     config = from_json(read_config(folder))
     step, state = load_checkpoint(folder)
-    options = config.env.options(split)
-    num_levels = options.get("num_levels")
-    episodes = episodes or num_levels or config.eval_episodes
-    if options.get("level_sampling") == "fixed" and options["split"] == config.env.options()["split"]:
+    options = config.env.options(split) | envs.evaluation_options(config.env.name)
+    num_levels = config.env.num_levels()
+    finite = num_levels is not None and isfinite(num_levels)
+    episodes = episodes or (num_levels if finite else config.eval_episodes)
+    if finite and options.get("level_sampling") == "fixed" and options["split"] == config.env.options()["split"]:
         num_levels = min(num_levels, config.env.num_envs)  # member i trained on level i, and no other level was seen
     played = envs.make_vec(config.env.name, members(episodes, num_levels, config.env.num_envs), **options)
     policy = make_policy(config.core, played, **vars(config.policy))

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from gymnasium.error import DependencyNotInstalled
 
-from engram import envs
-from engram.agents.config import Config, ConfigError, from_json, parse, to_json
+from engram import envs, ranks
+from engram.agents.actors import Actor, ActorError, InlineActors, ThreadActors
+from engram.agents.config import Config, from_json, parse, to_json
 from engram.agents.evaluate import PolicyActor, Score, evaluate, members
-from engram.agents.learner import Diverged, Learner
+from engram.agents.learner import Learner
 from engram.agents.presets import preset
-from engram.agents.rollout import collect
-from engram.agents.stepper import EnvError, Stepper
+from engram.agents.stepper import EnvError
 from engram.checkpoint import random_state, set_random_state
+from engram.command_line import ConfigError, torch_device
+from engram.optim import Diverged
 from engram.policies import make_policy
 from engram.progress import Progress
 from engram.run import Run, RunError, StopRequest, fitting
@@ -27,22 +29,25 @@ TEST_SEED = 1_000_000
 
 
 class Training:
-    """All that changes during a run, and that a checkpoint holds."""
+    """All that changes during a run, and that a checkpoint holds; of several ranks, the part of this one."""
 
     def __init__(self, config: Config):
-        self.config, device, env = config, config.torch_device(), config.env
-        random.seed(config.seed)
-        np.random.seed(config.seed)  # noqa: NPY002 -- environments of others may draw from the global generator
-        torch.manual_seed(config.seed)
-        self.envs = envs.make_vec(env.name, env.num_envs, **env.options())
-        self.num_test_levels = env.options("test").get("num_levels")
-        num_test_envs = members(config.eval_episodes, self.num_test_levels, env.num_envs)
-        self.test_envs = envs.make_vec(env.name, num_test_envs, **env.options("test"))
-        policy = make_policy(config.core, self.envs, **vars(config.policy)).to(device)
-        self.learner = Learner(policy, config.agent, config.optim)
-        self.stepper = Stepper(self.envs, config.seed, device)
-        self.core_state = policy.initial_state(config.env.num_envs)
-        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.config, device, env = config, torch_device(config.device), config.env
+        seeds = [config.seed + env.num_envs * (ranks.rank() * config.num_actors + i) for i in range(config.num_actors)]
+        random.seed(seeds[0])
+        np.random.seed(seeds[0] % 2**32)  # noqa: NPY002 -- environments of others may draw from the global generator
+        torch.manual_seed(config.seed)  # every rank starts from the same weights
+        self.envs = [envs.make_vec(env.name, env.num_envs, **env.options()) for _ in seeds]
+        num_test_envs = members(config.eval_episodes, env.num_levels(), env.num_envs)
+        test_options = env.options("test") | envs.evaluation_options(env.name)
+        self.test_envs = envs.make_vec(env.name, num_test_envs, **test_options)
+        policy = make_policy(config.core, self.envs[0], **vars(config.policy)).to(device)
+        self.learner = Learner(policy, config.agent, config.optim, config.minibatches)
+        actors = [Actor(e, policy, config.unroll_length, seed) for e, seed in zip(self.envs, seeds, strict=True)]
+        if config.actors == "inline":
+            self.actors = InlineActors(*actors, self.learner)
+        else:
+            self.actors = ThreadActors(actors, self.learner, config.queue_size, config.actor_timeout)
         self.step = self.rollouts = 0
         self.evaluation_due = False
         self.window = defaultdict(list)  # metrics since the last line of metrics.jsonl
@@ -51,98 +56,110 @@ class Training:
         """Score of the policy as it is, on held-out levels where the environment has them; None if stopped."""
         config = self.config
         actor = PolicyActor(self.learner.policy, self.test_envs.num_envs, config.seed)
-        seed = config.seed + TEST_SEED
-        return evaluate(actor, self.test_envs, config.eval_episodes, seed, self.num_test_levels, stopped)
+        seed, num_levels = config.seed + TEST_SEED, config.env.num_levels()
+        return evaluate(actor, self.test_envs, config.eval_episodes, seed, num_levels, stopped)
 
-    def state_dict(self) -> dict:
-        return {
-            "learner": self.learner.state_dict(),
-            "stepper": self.stepper.state_dict(),
-            "core_state": tuple(self.core_state),
-            "generator": self.generator.get_state(),
-            "random": random_state(),
-            "step": self.step,
-            "rollouts": self.rollouts,
-            "evaluation_due": self.evaluation_due,
-            "window": dict(self.window),
-        }
+    def save(self, run: Run | None) -> None:
+        """Write a checkpoint of all ranks; each calls this, and rank 0 alone has the run."""
+        parts = ranks.gather({"actors": self.actors.state_dict(), "random": random_state()})
+        if run is not None:
+            shared = {"step": self.step, "rollouts": self.rollouts, "evaluation_due": self.evaluation_due}
+            shared |= {"window": dict(self.window), "learner": self.learner.state_dict()}
+            run.save_checkpoint(self.step, {"ranks": parts, **shared})
 
-    def load_state_dict(self, state: dict) -> None:
+    def load(self, state: dict) -> None:
+        """Continue from a checkpoint's state. Raises ValueError if it is of more or fewer ranks."""
+        parts = state["ranks"]
+        if len(parts) != ranks.count():
+            raise ValueError(f"it has {len(parts)} ranks, not {ranks.count()}: use {ranks.launcher(len(parts))}")
+        part = parts[ranks.rank()]
         self.learner.load_state_dict(state["learner"])
-        self.stepper.load_state_dict(state["stepper"], self.config.seed + state["step"])
-        self.core_state = type(self.core_state)(*(leaf.to(self.stepper.device) for leaf in state["core_state"]))
-        self.generator.set_state(state["generator"])
-        set_random_state(state["random"])
+        self.actors.load_state_dict(part["actors"], state["step"])
+        set_random_state(part["random"])
         self.step, self.rollouts, self.evaluation_due = state["step"], state["rollouts"], state["evaluation_due"]
         self.window = defaultdict(list, state["window"])
 
 
-def train(config: Config, run: Run, training: Training, stop: StopRequest) -> int:
-    """Train to the end, or until `stop` is requested; returns the exit status."""
+def train(config: Config, run: Run | None, training: Training, stop: StopRequest) -> int:
+    """Train to the end, or until `stop` is requested; returns the exit status. Rank 0 has the run, others have None."""
     learner = training.learner
-    if run.last_checkpoint is None:  # from its first moment a run can be resumed
-        run.save_checkpoint(training.step, training.state_dict())
+    if training.rollouts == 0:  # from its first moment a run can be resumed
+        training.save(run)
     saved = time.monotonic()
-    with Progress(config.total_steps, training.step, show=("return", "entropy", "test_return")) as progress:
+    progress = Progress(config.total_steps, training.step, show=("return", "entropy", "test_return"))
+    with progress, training.actors as actors:
         while True:
-            if training.evaluation_due:
-                score = training.evaluate(lambda: stop.requested)
-                if score is None:  # stopped on the way: a resumed run evaluates first
-                    break
-                training.window["test_return"].append(score.mean)
-                training.evaluation_due = False
+            if training.evaluation_due:  # by rank 0; the others wait for it where all agree
+                score = training.evaluate(lambda: stop.requested) if run is not None else None
+                if score is not None:
+                    training.window["test_return"].append(score.mean)
+                training.evaluation_due = run is not None and score is None  # stopped: a resumed run evaluates first
             ended = training.step >= config.total_steps
-            if training.window and (ended or training.rollouts % config.log_interval == 0):
-                means = {name: sum(values) / len(values) for name, values in training.window.items() if values}
-                run.log(training.step, {"updates": learner.updates, **means})
-                progress.update(training.step, means)
-                training.window.clear()
-            if ended or stop.requested:
+            if training.window and not training.evaluation_due:
+                if ended or training.rollouts % config.log_interval == 0:
+                    means = {name: sum(values) / len(values) for name, values in training.window.items() if values}
+                    if run is not None:
+                        run.log(training.step, {"updates": learner.updates, **means})
+                    progress.update(training.step, means)
+                    training.window.clear()
+            due = time.monotonic() - saved > 60 * config.save_minutes
+            stopping, saving = ranks.total(torch.tensor([stop.requested, due], dtype=torch.int64)).tolist()
+            if ended or stopping:
                 break
-            if time.monotonic() - saved > 60 * config.save_minutes:
-                run.save_checkpoint(training.step, training.state_dict())
+            if saving:
+                training.save(run)
                 saved = time.monotonic()
 
-            rollout, training.core_state = collect(
-                training.stepper, learner.policy, training.core_state, config.unroll_length, training.generator
-            )
+            arrival = actors.next_rollout(lambda: stop.requested and ranks.count() == 1)
+            if arrival is None:
+                continue
+            rollout, lag = arrival
             metrics = learner.update(rollout, training.step / config.total_steps)
             learner.check(metrics)
-            for name, value in metrics.items():
+            for name, value in (metrics | {"policy_lag": lag}).items():
                 training.window[name].append(float(value))
             training.window["return"].extend(rollout.episode_return.tolist())
             training.rollouts += 1
-            before, training.step = training.step, training.step + int(rollout.mask.sum())
+            before, training.step = training.step, training.step + int(ranks.total(rollout.mask.sum()))
             training.evaluation_due = training.step // config.eval_interval > before // config.eval_interval
-        run.save_checkpoint(training.step, training.state_dict())
-    if stop.requested:
-        print(f"stopped; continue with: python train_rl.py --resume {run.folder}")
-    else:
-        print(f"done; judge it with: python eval_rl.py {run.folder}")
+    training.save(run)
+    if run is not None:
+        again, judge = f"{ranks.launcher()} train_rl.py --resume {run.folder}", f"python eval_rl.py {run.folder}"
+        print(f"stopped; continue with: {again}" if stopping else f"done; judge it with: {judge}")
     return stop.exit_status
 
 
-def main(argv: list[str]) -> int:
-    try:
-        config, folder = parse(argv, envs.env_options, preset)
-        if folder is None:
-            training = Training(config)
+def start(argv: list[str]) -> tuple[Config, Run | None, Training]:
+    """The run that the command line asks for, new or resumed."""
+    config, folder = parse(argv, envs.env_options, preset)
+    leads, run = ranks.rank() == 0, None
+    if folder is None:
+        training = Training(config)
+        if leads:
             run = Run.create(config.new_folder(), to_json(config))
-        else:
-            run = Run.resume(folder)
-            config = from_json(run.config)
-            training = Training(config)
-            with fitting(folder):
-                training.load_state_dict(run.load_checkpoint()[1])
-        with run, StopRequest() as stop:
-            try:
-                print(f"run folder: {run.folder}", flush=True)
-                return train(config, run, training, stop)
-            except (Diverged, EnvError) as error:
-                raise RunError(f"{error}; the last good checkpoint is {run.last_checkpoint}") from error
-    except (ConfigError, EnvError, RunError, DependencyNotInstalled, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return config, run, training
+    run = Run.resume(folder) if leads else None
+    saved, state = ranks.broadcast(lambda: (run.config, run.load_checkpoint()[1]))
+    config = from_json(saved)
+    training = Training(config)
+    with fitting(folder):
+        training.load(state)
+    return config, run, training
+
+
+def main(argv: list[str]) -> int:
+    with ranks.joined():
+        try:
+            config, run, training = start(argv)
+            with run or nullcontext(), StopRequest() as stop:
+                try:
+                    print(f"run folder: {run.folder}", flush=True)
+                    return train(config, run, training, stop)
+                except ActorError:
+                    ...
+        except (ConfigError, EnvError, RunError, DependencyNotInstalled, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
 
 
 if __name__ == "__main__":

@@ -1,25 +1,20 @@
 """The configuration of a run: one tree of frozen dataclasses, a command line over it, and its form in JSON."""
 
-import argparse
 import dataclasses
-import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from inspect import Parameter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
 import tyro
 
 from engram.agents import AGENTS
-from engram.agents.learner import OptimConfig
+from engram.agents.actor_critic import ActorCritic
+from engram.command_line import ConfigError, check_name, choose, new_folder, read_flags
+from engram.optim import OptimConfig
 from engram.policies import CORES, CoreConfig, core_config
-
-
-class ConfigError(ValueError):
-    """One line for the user: a choice that does not exist or does not fit."""
+from engram.policies.encoders import EncoderName
 
 
 @dataclass(frozen=True)
@@ -31,17 +26,32 @@ class EnvConfig:
     """the environment's own options"""
 
     def options(self, split: str | None = None) -> dict[str, Any]:
-        """Keyword arguments of the environment; another split of its levels, where it has splits."""
+        """Keyword arguments of the environment; another split of its levels, where its levels are split."""
         options = self.kwargs if isinstance(self.kwargs, dict) else dataclasses.asdict(self.kwargs)
-        return options | {"split": split} if split and "split" in options else options
+        return options | {"split": split} if split and options.get("split") else options
+
+    def num_levels(self) -> float | None:
+        """Size of the environment's level sets, infinity included; None where it has no levels."""
+        options = self.options()
+        if "num_levels" not in options:
+            return None
+        return math.inf if options["num_levels"] is None else options["num_levels"]
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    last_action: bool = False
-    """the core also reads the previous action, one-hot"""
+    encoder: EncoderName = "auto"
+    """how images are read: auto is nature from 36 x 36 pixels and box below; what is no image has one encoder"""
+    last_action: bool | None = None
+    """the core also reads the previous action, one-hot where it is a choice; None where the environment asks for it"""
     last_reward: bool = False
     """the core also reads the previous reward"""
+    reward_clip: float | None = None
+    """the previous reward is clamped to [-reward_clip, reward_clip] before it is read; None for no limit"""
+
+    def __post_init__(self):
+        if self.reward_clip is not None and not self.reward_clip > 0:
+            raise ConfigError(f"reward_clip={self.reward_clip}, but it must be above 0, or None (--policy.reward-clip)")
 
 
 @dataclass(frozen=True)
@@ -55,8 +65,18 @@ class Config:
     agent: Any
     policy: PolicyConfig = PolicyConfig()
     optim: OptimConfig = field(default_factory=OptimConfig)
+    actors: Literal["inline", "threads"] = "inline"
+    """where rollouts come from: inline plays and learns in turn; threads play while this learns, with older policies"""
+    num_actors: int = 1
+    """threads that play, each in env.num_envs environments of its own; a rollout is always of one actor"""
+    queue_size: int = 1
+    """rollouts of threads that wait for the learner, at most"""
+    actor_timeout: float = 300.0
+    """seconds that a thread may take for a rollout, before it counts as hung"""
     unroll_length: int = 20
-    """steps of each environment between updates"""
+    """steps of each environment in a rollout"""
+    minibatches: int = 1
+    """parts of a rollout, by environments, that get an update each, one after the other"""
     total_steps: int = 10_000_000
     """steps of all environments together at which training ends"""
     eval_interval: int = 1_000_000
@@ -75,96 +95,78 @@ class Config:
     """the run folder; None for runs/ENV-CORE-AGENT-sSEED, with a number behind it if that exists"""
 
     def __post_init__(self):
-        for name in ("unroll_length", "total_steps", "eval_interval", "eval_episodes", "log_interval"):
+        counts = "num_actors", "queue_size", "unroll_length", "minibatches", "total_steps"
+        for name in (*counts, "eval_interval", "eval_episodes", "log_interval"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}, but it must be at least 1 (--{_flag(name)})")
+        if self.env.options().get("split") == "test":
+            raise ConfigError("env.kwargs.split='test' is held out, to evaluate on (--env.kwargs.split)")
         if self.env.num_envs < 1:
             raise ConfigError(f"env.num_envs={self.env.num_envs}, but it must be at least 1 (--env.num-envs)")
-        if self.optim.minibatches > self.env.num_envs:
+        if self.minibatches > self.env.num_envs:
             raise ConfigError(
-                f"optim.minibatches={self.optim.minibatches}, but it must be at most env.num_envs={self.env.num_envs} "
-                "(--optim.minibatches, --env.num-envs)"
+                f"minibatches={self.minibatches}, but it must be at most env.num_envs={self.env.num_envs} "
+                "(--minibatches, --env.num-envs)"
             )
+        if self.actors == "inline" and self.num_actors > 1:
+            raise ConfigError(f"num_actors={self.num_actors}, but --actors inline is one (--num-actors, --actors threads)")
+        if not self.actor_timeout > 0:
+            raise ConfigError(f"actor_timeout={self.actor_timeout}, but it must be above 0 (--actor-timeout)")
         if not self.save_minutes >= 0:
             raise ConfigError(f"save_minutes={self.save_minutes}, but it must be at least 0 (--save-minutes)")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed={self.seed}, but it must be at least 0 and below 2**32 (--seed)")
 
-    def torch_device(self) -> torch.device:
-        """The device meant by `device`. Raises ConfigError if it is not there."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device.partition(":")[0] not in ("cpu", "cuda"):
-            raise ConfigError(f"there is no --device {self.device}; choose auto, cpu, cuda or cuda:N")
-        try:
-            return torch.zeros((), device=self.device).device
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"cannot use --device {self.device} ({reason}); choose another, or auto") from error
-
     def new_folder(self) -> Path:
         """Where the run goes: `folder`, else the first free one named after the run."""
         if self.folder is not None:
             return Path(self.folder)
-        stem = f"{self.env.name}-{self.core_name}-{self.agent_name}-s{self.seed}".replace("/", "-").replace(":", "-")
-        return next(
-            p for n in itertools.count(1) if not (p := Path("runs", stem + (f"-{n}" if n > 1 else ""))).exists()
-        )
+        name = f"{self.env.name}-{self.core_name}-{self.agent_name}-s{self.seed}"
+        return new_folder(name.replace("/", "-").replace(":", "-"))
 
 
-EnvOptions = Callable[[str], Mapping[str, Parameter]]
+EnvOptions = Callable[[str], Mapping[str, Any]]
+"""the options of an environment by name, each with `annotation`, `default` and `help`"""
 
 
 def parse(
-    argv: list[str], env_options: EnvOptions, preset: Callable[[str, str, str, str], dict]
+    argv: list[str], env_options: EnvOptions, preset: Callable[[str, str, str], dict]
 ) -> tuple[Config | None, str | None]:
     """The command line: a config, or the folder of a run to resume.
 
     Args:   argv: arguments without the program's name.
-            env_options: the options of an environment by name, as parameters of its constructor.
-            preset: (env, core, agent, preset) -> the fields of Config that differ from the defaults.
-    Raises: ConfigError; SystemExit from --help and from flags that do not exist.
+            env_options: the options of an environment.
+            preset: (env, core, preset) -> the fields of Config that differ from the defaults.
+    Raises: ConfigError; SystemExit from --help.
     """
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--env", default="graph-pomdp")
-    chooser.add_argument("--core", default="fwm")
-    chooser.add_argument("--agent", default="a2c")
-    chooser.add_argument("--preset", default="default")
-    chooser.add_argument("--resume")
-    chosen, rest = chooser.parse_known_args(argv)
-    if chosen.resume is not None:
-        if argv not in (["--resume", chosen.resume], [f"--resume={chosen.resume}"]):
-            raise ConfigError(f"--resume {chosen.resume} continues that run with its own config; drop the other flags")
-        return None, chosen.resume
-    default = make_config(chosen.env, chosen.core, chosen.agent, chosen.preset, env_options, preset)
+    names = {"env": "graph-pomdp", "core": "fwm", "agent": None, "preset": "default"}
+    chosen, rest = choose(argv, names, {"resume": "continues that run with its own config"})
+    if chosen["resume"] is not None:
+        return None, chosen["resume"]
+    default = make_config(chosen["env"], chosen["core"], chosen["agent"], chosen["preset"], env_options, preset)
     description = (
-        f"Train --core {chosen.core} ({', '.join(CORES)}) on --env {chosen.env} with --agent {chosen.agent} "
-        f"({', '.join(AGENTS)}) and --preset {chosen.preset}; --resume FOLDER continues a run, on its own. "
-        "The values below are those of this choice."
+        f"Train --core {default.core_name} ({', '.join(CORES)}) on --env {default.env.name} with "
+        f"--agent {default.agent_name} ({', '.join(AGENTS)}) and --preset {chosen['preset']}; --resume FOLDER "
+        "continues a run, on its own. The values below are those of this choice."
     )
-    config = tyro.cli(
-        Config,
-        default=default,
-        args=rest,
-        description=description,
-        prog="train_rl.py",
-        config=(tyro.conf.SuppressFixed,),
-    )
-    return config, None
+    return read_flags(default, rest, "train_rl.py", description), None
 
 
 def make_config(
-    env: str, core: str, agent: str, preset_name: str, env_options: EnvOptions, preset: Callable[..., dict]
+    env: str, core: str, agent: str | None, preset_name: str, env_options: EnvOptions, preset: Callable[..., dict]
 ) -> Config:
-    """The config that a choice of names stands for. Raises ConfigError naming the choices."""
-    if agent not in AGENTS:
-        raise ConfigError(f"no agent is called {agent!r}{_suggest(agent, AGENTS)}; choose from {', '.join(AGENTS)}")
-    if core not in CORES:
-        raise ConfigError(f"no core is called {core!r}{_suggest(core, CORES)}; choose from {', '.join(CORES)}")
-    fields = preset(env, core, agent, preset_name)
+    """The config that a choice of names stands for; agent None is that of the preset. Raises ConfigError."""
+    check_name("core", core, CORES)
+    fields = preset(env, core, preset_name)
+    costs = fields.pop("agent", AGENTS["a2c"])
+    if agent is None:
+        agent = next(name for name, known in AGENTS.items() if type(known) is type(costs))
+    check_name("agent", agent, AGENTS)
+    shared = {field.name: getattr(costs, field.name) for field in dataclasses.fields(ActorCritic)}
+    costs = costs if type(costs) is type(AGENTS[agent]) else dataclasses.replace(AGENTS[agent], **shared)
     num_envs, kwargs = fields.pop("num_envs", EnvConfig.num_envs), fields.pop("env_kwargs", {})
-    options = _options_class(env, env_options(env))
-    base = Config(EnvConfig(env, num_envs, options(**kwargs)), core, core_config(core), agent, AGENTS[agent])
+    options = _options_class(env_options(env))
+    base = Config(EnvConfig(env, num_envs, options(**kwargs)), core, core_config(core), agent, costs)
     return dataclasses.replace(base, **fields)
 
 
@@ -177,7 +179,7 @@ def from_json(saved: dict[str, Any]) -> Config:
     """The config that `to_json` gave. Raises ConfigError if this version of the program cannot read it."""
     try:
         parts = {
-            "env": EnvConfig(**saved["env"]),
+            "env": EnvConfig(**saved["env"] | {"kwargs": _tuples(saved["env"]["kwargs"])}),
             "core": type(core_config(saved["core_name"]))(**saved["core"]),
             "agent": type(AGENTS[saved["agent_name"]])(**saved["agent"]),
             "policy": PolicyConfig(**saved["policy"]),
@@ -188,15 +190,19 @@ def from_json(saved: dict[str, Any]) -> Config:
         raise ConfigError(f"this config.json is of another version: {error}") from error
 
 
-def _options_class(env: str, parameters: Mapping[str, Parameter]) -> type:
+def _options_class(known: Mapping[str, Any]) -> type:
     """The options of an environment as a dataclass, so that each gets a flag of its type; presets are ours."""
-    fields = [(p.name, p.annotation, field(default=p.default)) for p in parameters.values() if p.name != "preset"]
+    fields = [
+        (name, Annotated[option.annotation, tyro.conf.arg(help=option.help)], field(default=option.default))
+        for name, option in known.items()
+        if name != "preset"
+    ]
     return dataclasses.make_dataclass("Options", fields, frozen=True)
 
 
-def _suggest(name: str, known: Mapping[str, Any]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+def _tuples(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as they were before JSON made lists of tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
 def _flag(name: str) -> str:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from engram.agents.stepper import Stepper
 from engram.policies import Inputs, Policy
-from engram.policies.policy import sample
+from engram.policies.tree import tree_map
 
 Actor = Callable[[Inputs], Tensor]
-"""inputs, leaves [B, ...] -> actions int64 [B]"""
+"""inputs, leaves [B, ...] -> actions [B, ...] of the environment's space"""
 
 
 class Score(NamedTuple):
@@ -34,7 +34,7 @@ MAX_MEMBERS = 1024
 """environments that an evaluation plays at once, at most"""
 
 
-def members(episodes: int, num_levels: int | None, num_envs: int) -> int:
+def members(episodes: int, num_levels: float | None, num_envs: int) -> int:
     """How many environments an evaluation needs: one for each level or, without levels, as many as training has."""
     return min(episodes, num_levels or num_envs, MAX_MEMBERS)
 
@@ -44,7 +44,7 @@ def evaluate(
     envs,
     episodes: int,
     seed: int,
-    num_levels: int | None = None,
+    num_levels: float | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Score | None:
     """Play `episodes` episodes, one in each member of `envs` at a time.
@@ -54,8 +54,10 @@ def evaluate(
     """
     returns = []
     for first in range(0, episodes, envs.num_envs):
-        levels = (first + np.arange(envs.num_envs)) % num_levels if num_levels else None
-        stepper = Stepper(envs, seed + first, options=None if levels is None else {"level_ids": levels})
+        options = None
+        if num_levels:
+            options = {"level_ids": np.mod(first + np.arange(envs.num_envs), num_levels).astype(np.int64)}
+        stepper = Stepper(envs, seed + first, options=options)
         playing = np.arange(envs.num_envs) < episodes - first
         own = np.zeros(len(playing))
         while playing.any():
@@ -81,10 +83,10 @@ class PolicyActor:
 
     @torch.no_grad()
     def __call__(self, inputs: Inputs) -> Tensor:
-        now = Inputs(*(leaf[None].to(self.device) for leaf in inputs))
+        now = tree_map(lambda leaf: leaf[None].to(self.device), inputs)
         output, self.state = self.policy(now, self.state, donate=True)
-        logits = output.policy_logits[0]
-        return logits.argmax(-1) if self.greedy else sample(logits, self.generator)
+        logits, actions = output.policy_logits[0], self.policy.actions
+        return actions.to_env(actions.mode(logits) if self.greedy else actions.sample(logits, self.generator))
 
 
 class ReferenceActor:
@@ -94,4 +96,5 @@ class ReferenceActor:
         self.reference = reference
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        return torch.as_tensor(self.reference(inputs.observation.numpy(), inputs.episode_starts.numpy()))
+        shown = tree_map(Tensor.numpy, inputs)
+        return torch.as_tensor(self.reference(shown.observation, shown.episode_starts))

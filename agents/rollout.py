@@ -8,7 +8,7 @@ from torch import Tensor
 
 from engram.agents.stepper import Stepper
 from engram.policies import Inputs, Policy
-from engram.policies.policy import sample
+from engram.policies.tree import tree_map
 
 
 class Rollout(NamedTuple):
@@ -18,10 +18,10 @@ class Rollout(NamedTuple):
     """
 
     inputs: Inputs  # [T + 1, B, ...]
-    action: Tensor  # int64 [T, B]
+    action: Tensor  # [T, B, ...] as the policy drew it
     reward: Tensor  # [T, B]
     terminated: Tensor  # bool [T, B]
-    behaviour_logits: Tensor  # [T, B, A]
+    behaviour_logits: Tensor  # [T, B, num_logits]
     initial_state: tuple  # the core's state before inputs[0], leaves [B, ...]
     episode_return: np.ndarray  # [K] undiscounted, of the episodes that ended here
     episode_length: np.ndarray  # [K] steps
@@ -34,22 +34,20 @@ class Rollout(NamedTuple):
     def split(self, parts: int) -> list["Rollout"]:
         """The rollout cut into parts of about as many environments each; finished episodes stay with the first."""
         cuts = np.array_split(np.arange(self.reward.shape[1]), parts)
-        none = self.episode_return[:0], self.episode_length[:0]
-        rollouts = []
-        for cut in cuts:
-            rows = slice(cut[0], cut[-1] + 1)
-            rollouts.append(
-                Rollout(
-                    Inputs(*(leaf[:, rows].contiguous() for leaf in self.inputs)),
-                    self.action[:, rows],
-                    self.reward[:, rows],
-                    self.terminated[:, rows],
-                    self.behaviour_logits[:, rows],
-                    type(self.initial_state)(*(leaf[rows] for leaf in self.initial_state)),
-                    *((self.episode_return, self.episode_length) if rows.start == 0 else none),
-                )
-            )
-        return rollouts
+        return [self._part(slice(cut[0], cut[-1] + 1)) for cut in cuts]
+
+    def _part(self, rows: slice) -> "Rollout":
+        episodes = slice(None if rows.start == 0 else 0)
+        return Rollout(
+            tree_map(lambda leaf: leaf[:, rows].contiguous(), self.inputs),
+            self.action[:, rows],
+            self.reward[:, rows],
+            self.terminated[:, rows],
+            self.behaviour_logits[:, rows],
+            tree_map(lambda leaf: leaf[rows], self.initial_state),
+            self.episode_return[episodes],
+            self.episode_length[episodes],
+        )
 
 
 @torch.no_grad()
@@ -60,13 +58,13 @@ def collect(
 
     Returns: the rollout, and the core's state before its last inputs, from which the next one continues.
     """
-    initial_state = type(state)(*(leaf.clone() for leaf in state))
+    initial_state = tree_map(torch.clone, state)
     inputs, actions, rewards, terminations, logits, ended = [stepper.inputs], [], [], [], [], []
     for _ in range(unroll_length):
-        now = Inputs(*(leaf[None] for leaf in stepper.inputs))
+        now = tree_map(lambda leaf: leaf[None], stepper.inputs)
         output, state = policy(now, state, donate=True)
-        action = sample(output.policy_logits[0], generator)
-        reward, terminated, finished = stepper.step(action)
+        action = policy.actions.sample(output.policy_logits[0], generator)
+        reward, terminated, finished = stepper.step(policy.actions.to_env(action))
         inputs.append(stepper.inputs)
         actions.append(action)
         rewards.append(reward)
@@ -74,7 +72,7 @@ def collect(
         logits.append(output.policy_logits[0])
         ended.append(finished)
     rollout = Rollout(
-        Inputs(*(torch.stack(leaves) for leaves in zip(*inputs, strict=True))),
+        tree_map(lambda *leaves: torch.stack(leaves), *inputs),
         torch.stack(actions),
         torch.stack(rewards),
         torch.stack(terminations),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from engram.policies import Inputs
+from engram.policies.tree import tree_map
 
 _log = logging.getLogger(__name__)
 
@@ -37,13 +38,14 @@ class Stepper:
 
     def _start(self, seed: int | None, options: dict | None = None) -> None:
         observation, _ = self._call(self.envs.reset, seed=seed, options=options)
-        n = self.envs.num_envs
+        n, actions = self.envs.num_envs, self.envs.single_action_space
         self._ended = np.zeros(n, bool)  # whether the current observation is the last of its episode
         self._return, self._length = np.zeros(n), np.zeros(n, np.int64)
-        self.inputs = self._inputs(observation, np.zeros(n, np.int64), np.zeros(n, np.float32), np.ones(n, bool))
+        nothing = np.zeros((n, *actions.shape), actions.dtype)
+        self.inputs = self._inputs(observation, nothing, np.zeros(n, np.float32), np.ones(n, bool))
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Finished]:
-        """action int64 [B] -> reward float32 [B], terminated bool [B], the episodes that ended."""
+        """action [B, ...], in the environment's form -> reward float32 [B], terminated bool [B], ended episodes."""
         starts, acted = self._ended, action.cpu().numpy()
         observation, reward, terminated, truncated, _ = self._call(self.envs.step, acted)
         reward = np.where(starts, 0, reward).astype(np.float32)
@@ -51,7 +53,9 @@ class Stepper:
         self._length = np.where(starts, 0, self._length + 1)
         self._ended = (terminated | truncated) & ~starts
         member = np.flatnonzero(self._ended)
-        self.inputs = self._inputs(observation, np.where(starts, 0, acted), reward, starts)
+        last_action = acted.copy()
+        last_action[starts] = 0
+        self.inputs = self._inputs(observation, last_action, reward, starts)
         ended = Finished(member, self._return[member], self._length[member])
         return self.inputs.last_reward, self._tensor(terminated & ~starts), ended
 
@@ -75,7 +79,7 @@ class Stepper:
             return
         self.envs.unwrapped.load_state_dict(state["envs"])
         self._ended, self._return, self._length = state["ended"], state["episode_return"], state["length"]
-        self.inputs = Inputs(**{name: x.to(self.device) for name, x in state["inputs"].items()})
+        self.inputs = tree_map(lambda leaf: leaf.to(self.device), Inputs(**state["inputs"]))
 
     def _call(self, method, *args, **options):
         try:
@@ -84,7 +88,7 @@ class Stepper:
             raise EnvError(f"the environment {self.envs} raised {type(error).__name__}: {error}") from error
 
     def _inputs(self, observation, last_action, last_reward, episode_starts) -> Inputs:
-        return Inputs(*(self._tensor(x) for x in (observation, last_action, last_reward, episode_starts)))
+        return tree_map(self._tensor, Inputs(observation, last_action, last_reward, episode_starts))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         """A copy: environments may write their next observation into the same array."""

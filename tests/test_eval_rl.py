@@ -172,3 +172,14 @@ def test_the_status_of_the_process(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == f"error: there is no run folder {tmp_path}/nowhere\n"
+
+
+def test_levels_without_end_are_judged_on_the_first_of_them(tmp_path, scores):
+    folder = str(tmp_path / "run")
+    flags = "--env.num-envs 4 --total-steps 120 --unroll-length 9 --eval-episodes 7 --env.kwargs.episode-length 8"
+    assert train_rl.main([*flags.split(), "--env.kwargs.num-levels", "None", "--folder", folder]) == 0
+    rows, _ = scores(folder, "--split", "test")
+    finite = envs.make_vec("graph-pomdp", 7, episode_length=8, num_levels=7, split="test")
+    explorer = ReferenceActor(envs.reference_policies("graph-pomdp")["explorer"](finite, 0))
+    (row,) = (row for row in rows if row["policy"] == "explorer")
+    assert (row["episodes"], row["mean"]) == (7, evaluate(explorer, finite, 7, 0, 7).mean)

@@ -1,15 +1,21 @@
-"""The loss of A2C against its literal sum, and what a learner does with a loss."""
+"""The losses of agents against their literal sums, and what a learner does with a loss."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from engram.agents import AGENTS
 from engram.agents.a2c import A2C
-from engram.agents.learner import Diverged, Learner, OptimConfig
+from engram.agents.impala import IMPALA
+from engram.agents.learner import Learner
+from engram.agents.returns import vtrace
 from engram.agents.rollout import Rollout
+from engram.optim import Diverged, OptimConfig
 from engram.policies import LSTM, Inputs, Policy
+from engram.policies.actions import Categorical
 from engram.policies.encoders import FlatEncoder
 
 T, B, D, A = 7, 8, 3, 5
@@ -27,7 +33,8 @@ class Restless(LSTM):
 
 def make_policy(core=LSTM):
     torch.manual_seed(0)
-    return Policy(FlatEncoder((D,)), core(D + A + 1, LSTM.Config(8)), A, last_action=True, last_reward=True).double()
+    memory = core(D + A + 1, LSTM.Config(8))
+    return Policy(FlatEncoder((D,)), memory, Categorical(A), last_action=True, last_reward=True).double()
 
 
 def make_rollout(policy, seed=0):
@@ -49,7 +56,7 @@ def make_rollout(policy, seed=0):
     initial_state = type(policy.initial_state(B))(*(torch.randn_like(leaf) for leaf in policy.initial_state(B)))
     action, reward = torch.as_tensor(rng.integers(A, size=(T, B))), torch.as_tensor(rng.normal(size=(T, B)) * real[1:])
     none = np.zeros(0)
-    logits = torch.zeros(T, B, A)
+    logits = torch.as_tensor(rng.normal(size=(T, B, A)))
     return Rollout(inputs, action, reward, torch.as_tensor(terminated), logits, initial_state, none, none)
 
 
@@ -95,6 +102,50 @@ def test_a2c_is_its_literal_sum(returns, seed):
     assert loss.item() == pytest.approx(total, rel=1e-6)
 
 
+def test_impala_is_the_literal_sum_of_vtrace():
+    bounds = {"rho_bar": 1.2, "c_bar": 0.9, "pg_rho_bar": 1.1}
+    agent = IMPALA(discount=0.8, trace_decay=0.9, reward_clip=0.5, reward_scale=2.0, **bounds)
+    policy = make_policy()
+    rollout = make_rollout(policy)
+    with torch.no_grad():
+        output, _ = policy(rollout.inputs, rollout.initial_state)
+    pi, mu, values = output.policy_logits[:-1].softmax(-1), rollout.behaviour_logits.softmax(-1), output.baseline
+    log_rhos, rewards, taken = torch.zeros(T, B, dtype=values.dtype), torch.zeros_like(rollout.reward), rollout.action
+    for t, b in np.ndindex(T, B):
+        log_rhos[t, b] = (pi[t, b, taken[t, b]] / mu[t, b, taken[t, b]]).log()
+        rewards[t, b] = 2 * max(-0.5, min(0.5, rollout.reward[t, b]))
+    for bound in bounds.values():
+        assert 0 < (log_rhos.exp()[rollout.mask] > bound).double().mean() < 1
+    vs, advantages = vtrace(log_rhos, rewards, 0.8 * ~rollout.terminated, values, rollout.mask, 0.9, **bounds)
+    terms = [
+        (
+            -pi[t, b, taken[t, b]].log() * advantages[t, b],
+            (vs[t, b] - values[t, b]) ** 2,
+            -(pi[t, b] * pi[t, b].log()).sum(),
+        )
+        for t, b in zip(*np.nonzero(rollout.mask.numpy()), strict=True)
+    ]
+    _, parts = agent.loss(policy, rollout)
+    names = ("policy_loss", "baseline_loss", "entropy")
+    assert parts == {name: pytest.approx(mean) for name, mean in zip(names, np.mean(terms, axis=0), strict=True)}
+
+
+@pytest.mark.parametrize("trace_decay", [1.0, 0.6])
+def test_impala_is_a2c_where_the_policy_itself_has_played(trace_decay):
+    def learned(agent):
+        policy.zero_grad()
+        loss, parts = agent(discount=0.8, trace_decay=trace_decay).loss(policy, rollout)
+        loss.backward()
+        return [loss.detach(), *parts.values(), *(p.grad.clone() for p in policy.parameters())]
+
+    policy = make_policy()
+    rollout = make_rollout(policy)
+    output, _ = policy(rollout.inputs, rollout.initial_state)
+    rollout = rollout._replace(behaviour_logits=output.policy_logits[:-1].detach())
+    for own, same in zip(learned(A2C), learned(IMPALA), strict=True):
+        torch.testing.assert_close(own, same)
+
+
 def test_lambda_returns_are_learned_from():
     policy = make_policy()
     rollout = make_rollout(policy)
@@ -105,30 +156,63 @@ def test_lambda_returns_are_learned_from():
     assert float(parts["baseline_loss"]) == pytest.approx(errors[rollout.mask].square().mean().item())
 
 
-def test_the_gradient_of_the_policy_loss_does_not_reach_the_baseline():
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_gradient_of_the_policy_loss_does_not_reach_the_baseline(agent):
     policy = make_policy()
-    loss, _ = A2C(baseline_cost=0.0).loss(policy, make_rollout(policy))
+    loss, _ = replace(AGENTS[agent], baseline_cost=0.0).loss(policy, make_rollout(policy))
     loss.backward()
     assert policy.baseline_head.weight.grad.abs().max() == 0
     assert policy.policy_head.weight.grad.abs().max() > 0
 
 
-def test_the_losses_of_a_core_are_added():
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_loss_is_the_weighted_sum_of_its_parts(agent):
+    policy = make_policy()
+    agent = replace(AGENTS[agent], baseline_cost=0.3, entropy_cost=0.7)
+    loss, parts = agent.loss(policy, make_rollout(policy))
+    total = parts["policy_loss"] + 0.3 * parts["baseline_loss"] - 0.7 * parts["entropy"]
+    assert loss.item() == pytest.approx(total.item())
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_sum_over_steps_is_their_number_times_their_mean(agent):
+    policy = make_policy()
+    rollout = make_rollout(policy)
+    mean, parts = AGENTS[agent].loss(policy, rollout)
+    total, same = replace(AGENTS[agent], reduction="sum").loss(policy, rollout)
+    assert total.item() == pytest.approx(mean.item() * rollout.mask.sum().item())
+    assert parts == same
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_rewards_are_clamped_on_both_sides(agent):
+    policy = make_policy()
+    rollout = make_rollout(policy)
+    rewards = rollout.reward[rollout.mask]
+    assert rewards.min() < -0.5 < 0.5 < rewards.max()
+    clamped, _ = AGENTS[agent].loss(policy, rollout._replace(reward=rollout.reward.clip(-0.5, 0.5)))
+    loss, _ = replace(AGENTS[agent], reward_clip=0.5).loss(policy, rollout)
+    assert torch.equal(loss, clamped)
+    assert not torch.equal(loss, AGENTS[agent].loss(policy, rollout)[0])
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_losses_of_a_core_are_added(agent):
     policy = make_policy(Restless)
     rollout = make_rollout(policy)
-    without, _ = A2C(aux_cost=0.0).loss(policy, rollout)
-    loss, parts = A2C(aux_cost=2.0).loss(policy, rollout)
+    without, _ = replace(AGENTS[agent], aux_cost=0.0).loss(policy, rollout)
+    loss, parts = replace(AGENTS[agent], aux_cost=2.0).loss(policy, rollout)
     output, _ = policy(rollout.inputs, rollout.initial_state, ("size",))
     size = output.report["size"][:-1][rollout.mask].mean()
     assert float(parts["size"]) == pytest.approx(size.item())
     assert loss.item() == pytest.approx(without.item() + 2 * size.item())
 
 
-@pytest.mark.parametrize("returns", ["n-step", "monte-carlo"])
-def test_steps_that_only_reset_have_no_influence(returns):
+@pytest.mark.parametrize("agent", [*AGENTS.values(), A2C(returns="monte-carlo")], ids=str)
+def test_steps_that_only_reset_have_no_influence(agent):
     def gradient(rollout):
         policy.zero_grad()
-        loss, _ = A2C(returns=returns).loss(policy, rollout)
+        loss, _ = agent.loss(policy, rollout)
         loss.backward()
         return [loss.detach(), *(p.grad.clone() for p in policy.parameters())]
 
@@ -138,6 +222,7 @@ def test_steps_that_only_reset_have_no_influence(returns):
     other = rollout._replace(
         action=torch.where(rollout.mask, rollout.action, (rollout.action + 1) % A),
         reward=torch.where(rollout.mask, rollout.reward, 100.0),
+        behaviour_logits=torch.where(rollout.mask[..., None], rollout.behaviour_logits, 0.0),
     )
     for own, same in zip(gradient(rollout), gradient(other), strict=True):
         assert torch.equal(own, same)
@@ -145,11 +230,13 @@ def test_steps_that_only_reset_have_no_influence(returns):
     assert not torch.equal(gradient(rollout)[0], changed[0])
 
 
-def test_a_rollout_of_resets_alone_teaches_nothing():
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_rollout_of_resets_alone_teaches_nothing(agent, reduction):
     policy = make_policy()
     rollout = make_rollout(policy)
     inputs = rollout.inputs._replace(episode_starts=torch.ones(T + 1, B, dtype=torch.bool))
-    learner = Learner(policy, A2C(), OptimConfig())
+    learner = Learner(policy, replace(AGENTS[agent], reduction=reduction), OptimConfig())
     before = [p.clone() for p in policy.parameters()]
     learner.check(learner.update(rollout._replace(inputs=inputs)))
     assert all(torch.equal(p, old) for p, old in zip(policy.parameters(), before, strict=True))
@@ -171,8 +258,9 @@ def test_schedules(schedule, rates):
     assert learner.updates == 4
 
 
+@pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("parts", [1, 3, B])
-def test_a_rollout_splits_into_whole_environments(parts):
+def test_a_rollout_splits_into_whole_environments(parts, agent):
     policy = make_policy()
     rollout = make_rollout(policy)._replace(episode_return=np.ones(2), episode_length=np.ones(2))
     pieces = rollout.split(parts)
@@ -185,15 +273,15 @@ def test_a_rollout_splits_into_whole_environments(parts):
         assert torch.equal(torch.cat(cut), leaf)
     assert np.concatenate([piece.episode_return for piece in pieces]).tolist() == [1, 1]
     weights = [piece.mask.sum() for piece in pieces]
-    losses = [A2C().loss(policy, piece)[0].item() for piece in pieces]
-    whole, _ = A2C().loss(policy, rollout)
+    losses = [AGENTS[agent].loss(policy, piece)[0].item() for piece in pieces]
+    whole, _ = AGENTS[agent].loss(policy, rollout)
     assert np.average(losses, weights=weights) == pytest.approx(whole.item())
 
 
 def test_each_minibatch_is_an_update():
     policies = make_policy(), make_policy()
     whole, by_hand = (
-        Learner(policy, A2C(), OptimConfig(minibatches=m)) for policy, m in zip(policies, (3, 1), strict=True)
+        Learner(policy, A2C(), OptimConfig(), m) for policy, m in zip(policies, (3, 1), strict=True)
     )
     rollout = make_rollout(policies[0])
     metrics = whole.update(rollout)
@@ -214,6 +302,20 @@ def test_the_first_step_of_an_optimizer(optimizer):
     for p, old in zip(policy.parameters(), before, strict=True):
         root = p.grad.abs() * (1 if optimizer == "adam" else 0.1)  # Adam corrects its bias, RMSprop keeps 0.01 g^2
         torch.testing.assert_close(p.detach(), old - 0.01 * p.grad / (root + 1e-3))
+
+
+def test_rmsprop_by_hand():
+    policy = make_policy()
+    learner = Learner(policy, A2C(), OptimConfig("rmsprop", 0.01, epsilon=1e-3, alpha=0.7, momentum=0.4))
+    expected = [p.detach().clone() for p in policy.parameters()]
+    squares, speeds = [torch.zeros_like(p) for p in expected], [torch.zeros_like(p) for p in expected]
+    for seed in range(3):
+        learner.update(make_rollout(policy, seed))
+        for p, square, speed, updated in zip(expected, squares, speeds, policy.parameters(), strict=True):
+            square.copy_(0.7 * square + 0.3 * updated.grad**2)
+            speed.copy_(0.4 * speed + updated.grad / (square.sqrt() + 1e-3))
+            p -= 0.01 * speed
+            torch.testing.assert_close(updated.detach(), p)
 
 
 def test_the_gradient_is_clipped_as_a_whole():
@@ -279,11 +381,17 @@ def test_a_learner_continues_from_its_state():
         (A2C, "discount", 1.1),
         (A2C, "discount", -0.1),
         (A2C, "trace_decay", 2.0),
+        (A2C, "reward_clip", 0.0),
+        (IMPALA, "discount", 2.0),
+        (IMPALA, "rho_bar", 0.0),
+        (IMPALA, "c_bar", -1.0),
+        (IMPALA, "pg_rho_bar", float("nan")),
         (OptimConfig, "learning_rate", 0.0),
         (OptimConfig, "learning_rate", float("nan")),
         (OptimConfig, "final_fraction", 2.0),
         (OptimConfig, "max_grad_norm", -1.0),
-        (OptimConfig, "minibatches", 0),
+        (OptimConfig, "alpha", 1.0),
+        (OptimConfig, "momentum", -0.1),
     ],
 )
 def test_costs_and_rates_have_a_range(part, field, value):

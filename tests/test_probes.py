@@ -8,10 +8,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from engram.agents.a2c import A2C
 from engram.agents.evaluate import PolicyActor, evaluate
-from engram.agents.learner import Learner, OptimConfig
+from engram.agents.impala import IMPALA
+from engram.agents.learner import Learner
 from engram.agents.rollout import collect
 from engram.agents.stepper import Stepper
+from engram.optim import OptimConfig
 from engram.policies import FWM, LSTM, Policy
+from engram.policies.actions import Categorical
 from engram.policies.encoders import FlatEncoder
 
 SYMBOLS = 4
@@ -56,15 +59,15 @@ class Forgetful(LSTM):
         return super().forward(xs, state, torch.ones(xs.shape[:2], dtype=torch.bool), report, donate)
 
 
-def best_score(make_core, updates, delay=4, num_envs=64):
+def best_score(make_core, updates, agent=A2C, delay=4, num_envs=64):
     """The largest share of symbols recalled, looked at after every 100 updates up to `updates` or to success.
 
     An update is on one episode of every member.
     """
     torch.manual_seed(0)
     envs, test_envs = Recall(num_envs, delay), Recall(num_envs, delay)
-    policy = Policy(FlatEncoder((SYMBOLS + 1,)), make_core(SYMBOLS + 1), SYMBOLS)
-    learner = Learner(policy, A2C(entropy_cost=0.05), OptimConfig(learning_rate=5e-3, max_grad_norm=1.0))
+    policy = Policy(FlatEncoder((SYMBOLS + 1,)), make_core(SYMBOLS + 1), Categorical(SYMBOLS))
+    learner = Learner(policy, agent(entropy_cost=0.05), OptimConfig(learning_rate=5e-3, max_grad_norm=1.0))
     stepper, state, generator = Stepper(envs, 0), policy.initial_state(num_envs), torch.Generator().manual_seed(0)
     best = 0.0
     while learner.updates < updates and best <= 0.95:
@@ -88,9 +91,9 @@ def forgetful(input_size):
     return Forgetful(input_size, LSTM.Config(32))
 
 
-@pytest.mark.parametrize("make_core", [lstm, fwm])
-def test_memory_recalls_the_first_symbol(make_core):
-    assert best_score(make_core, updates=800) > 0.95
+@pytest.mark.parametrize(("make_core", "agent"), [(lstm, A2C), (fwm, A2C), (lstm, IMPALA)])
+def test_memory_recalls_the_first_symbol(make_core, agent):
+    assert best_score(make_core, 800, agent) > 0.95
 
 
 def test_without_memory_it_is_a_guess():

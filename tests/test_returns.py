@@ -1,11 +1,13 @@
 """Returns against their literal sums, where episodes end and restart inside a rollout."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engram.agents.returns import monte_carlo_returns, n_step_returns
+from engram.agents.returns import monte_carlo_returns, n_step_returns, vtrace
 
 GAMMA = 0.9
 
@@ -40,6 +42,11 @@ def as_tensors(*arrays):
 def n_step(rewards, terminated, values, mask, trace_decay=1.0):
     rewards, terminated, values, mask = as_tensors(rewards, terminated, values, mask)
     return n_step_returns(rewards, GAMMA * (~terminated).double(), values, mask, trace_decay).numpy()
+
+
+def v_trace(log_rhos, rewards, terminated, values, mask, *options):
+    log_rhos, rewards, terminated, values, mask = as_tensors(log_rhos, rewards, terminated, values, mask)
+    return [x.numpy() for x in vtrace(log_rhos, rewards, GAMMA * (~terminated).double(), values, mask, *options)]
 
 
 def monte_carlo(rewards, terminated, mask):
@@ -111,7 +118,59 @@ def test_both_agree_where_every_episode_terminates_inside_the_rollout():
     np.testing.assert_allclose(n_step(rewards, terminated, values, mask)[mask], returns[mask], rtol=1e-12)
 
 
-def test_no_gradient_reaches_the_values():
+bounds = st.sampled_from([None, 0.5, 1.0, 2.0])
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.7, 1.0]), bounds, bounds, bounds)
+def test_vtrace_is_the_double_sum(seed, trace_decay, rho_bar, c_bar, pg_rho_bar):
+    rewards, terminated, ended, mask = episodes(seed)
+    rng = np.random.default_rng(seed + 1)
+    values, log_rhos = rng.normal(size=(len(rewards) + 1, rewards.shape[1])), rng.normal(size=rewards.shape)
+    vs, pg_advantages = v_trace(log_rhos, rewards, terminated, values, mask, trace_decay, rho_bar, c_bar, pg_rho_bar)
+
+    def ratio(t, b, bound):
+        return min(np.exp(log_rhos[t, b]), np.inf if bound is None else bound)
+
+    def ahead(t, b, worth):
+        return 0 if terminated[t, b] else GAMMA * worth
+
+    expected = values.copy()  # and the values of last observations, where a step only resets, stay as they are
+    for t, b in np.argwhere(mask):
+        _, after = literal_sum(rewards, terminated, ended, t, b)
+        for k in range(t, after):
+            trace = np.prod([GAMMA * trace_decay * ratio(i, b, c_bar) for i in range(t, k)])
+            error = rewards[k, b] + ahead(k, b, values[k + 1, b]) - values[k, b]
+            expected[t, b] += trace * ratio(k, b, rho_bar) * error
+    np.testing.assert_allclose(vs, expected[:-1], rtol=1e-10, atol=1e-10)
+    for t, b in np.argwhere(mask):
+        following = (1 - trace_decay) * values[t + 1, b] + trace_decay * expected[t + 1, b]
+        advantage = ratio(t, b, pg_rho_bar) * (rewards[t, b] + ahead(t, b, following) - values[t, b])
+        np.testing.assert_allclose(pg_advantages[t, b], advantage, rtol=1e-10, atol=1e-10)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 1.0]))
+def test_vtrace_of_the_policy_that_played_is_the_n_step_return(seed, trace_decay):
+    rewards, terminated, _, mask = episodes(seed)
+    values = np.random.default_rng(seed + 1).normal(size=(len(rewards) + 1, rewards.shape[1]))
+    vs, pg_advantages = v_trace(np.zeros_like(rewards), rewards, terminated, values, mask, trace_decay)
+    returns = n_step(rewards, terminated, values, mask, trace_decay)
+    np.testing.assert_allclose(vs, returns, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(pg_advantages[mask], (returns - values[:-1])[mask], rtol=1e-12, atol=1e-12)
+
+
+def test_vtrace_of_the_released_program():
+    with np.load(Path(__file__).parent / "golden/vtrace__A.npz") as golden:
+        values = np.concatenate([golden["values"], golden["bootstrap_value"][None]])
+        arguments = as_tensors(golden["log_rhos"], golden["rewards"], golden["discounts"], values)
+        vs, pg_advantages = vtrace(*arguments, mask=torch.ones(golden["rewards"].shape, dtype=torch.bool))
+        np.testing.assert_allclose(vs, golden["vs"], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(pg_advantages, golden["pg_advantages"], rtol=1e-12, atol=1e-12)
+
+
+def test_no_gradient_reaches_the_values_or_the_ratios():
     rewards, terminated, _, mask = as_tensors(*episodes(0))
     values = torch.zeros(len(rewards) + 1, rewards.shape[1], dtype=rewards.dtype, requires_grad=True)
+    log_rhos = torch.zeros_like(rewards, requires_grad=True)
     assert not n_step_returns(rewards, GAMMA * ~terminated, values, mask).requires_grad
+    for result in vtrace(log_rhos, rewards, GAMMA * ~terminated, values, mask):
+        assert not result.requires_grad

@@ -1,0 +1,104 @@
+"""What the command lines of training share: names that choose a config, flags that change it, one line for an error."""
+
+import argparse
+import io
+import itertools
+import re
+from collections.abc import Collection, Mapping
+from contextlib import redirect_stderr
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import tyro
+
+Config = TypeVar("Config")
+
+
+class ConfigError(ValueError):
+    """One line for the user: a choice that does not exist or does not fit."""
+
+
+def choose(
+    argv: list[str], names: Mapping[str, str], folders: Mapping[str, str]
+) -> tuple[dict[str, str | None], list[str]]:
+    """The flags that are read before the others, because the others depend on them.
+
+    Args:    argv: arguments without the program's name.
+             names: flags such as "core", to their defaults.
+             folders: flags such as "resume" that name a run folder and stand alone, to what they do.
+    Returns: the values of both, None for a folder that is not given; and the other arguments.
+    Raises:  ConfigError.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name, default in names.items():
+        parser.add_argument(f"--{name}", default=default)
+    for name in folders:
+        parser.add_argument(f"--{name}")
+    try:
+        chosen, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from None
+    for name, action in folders.items():
+        folder = getattr(chosen, name)
+        if folder is not None and argv not in ([f"--{name}", folder], [f"--{name}={folder}"]):
+            raise ConfigError(f"--{name} {folder} {action}; drop the other flags")
+    return vars(chosen), rest
+
+
+def read_flags(default: Config, flags: list[str], program: str, description: str) -> Config:
+    """`default`, a dataclass, with the fields that `flags` name changed.
+
+    Raises: ConfigError; SystemExit from --help.
+    """
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            return tyro.cli(
+                type(default),
+                default=default,
+                args=flags,
+                description=description,
+                prog=program,
+                config=(tyro.conf.SuppressFixed,),
+            )
+    except SystemExit as error:
+        if not error.code:  # --help
+            raise
+        raise ConfigError(_one_line(complaint.getvalue())) from None
+
+
+def check_name(kind: str, name: str, known: Collection[str]) -> None:
+    """Raise a ConfigError that names the choices unless `name` is one of them."""
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        suggestion = f", did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"no {kind} is called {name!r}{suggestion}; choose from {', '.join(known)}")
+
+
+def torch_device(name: str) -> torch.device:
+    """The device meant by --device: auto is cuda where there is one. Raises ConfigError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise ConfigError(f"there is no --device {name}; choose auto, cpu, cuda or cuda:N")
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"cannot use --device {name} ({reason}); choose another, or auto") from error
+
+
+def new_folder(stem: str) -> Path:
+    """runs/stem, with a number behind it if that exists."""
+    return next(p for n in itertools.count(1) if not (p := Path("runs", stem + (f"-{n}" if n > 1 else ""))).exists())
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in a box of several sections: the first is the complaint, the second may have flags to use."""
+    rows = [row.strip("│ ") for row in box.splitlines()[1:-1]]
+    said, _, rest = "\n".join(rows).partition("\n─")
+    said = " ".join(said.split()).rstrip(".")
+    near = re.findall(r"^--\S+", rest, re.MULTILINE) if "Perhaps you meant" in rest else []
+    return said + (f"; did you mean {' or '.join(near)}?" if near else "; --help shows the flags")

@@ -1,0 +1,100 @@
+"""Gradient descent: the optimiser and its schedule, clipping, and the check that the numbers are still finite."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from engram import ranks
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    learning_rate: float = 7e-4
+    """at the first update"""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """how the learning rate falls over the run; linear and cosine end at final_fraction"""
+    final_fraction: float = 0.0
+    """learning rate of the last update, as a fraction of the first"""
+    epsilon: float = 1e-5
+    """added to the root of the squared-gradient average"""
+    beta2: float = 0.999
+    """decay of Adam's squared-gradient average"""
+    alpha: float = 0.99
+    """decay of RMSprop's squared-gradient average"""
+    momentum: float = 0.0
+    """of RMSprop"""
+    max_grad_norm: float | None = None
+    """norm to which the gradient of all parameters is clipped; None for no clipping"""
+    max_grad_value: float | None = None
+    """size to which each entry of the gradient is clipped; None for no clipping"""
+
+    def __post_init__(self):
+        self.require(self.learning_rate > 0, "learning_rate", "above 0")
+        self.require(0 <= self.final_fraction <= 1, "final_fraction", "between 0 and 1")
+        for name in ("beta2", "alpha", "momentum"):
+            self.require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
+        for name in ("max_grad_norm", "max_grad_value"):
+            limit = getattr(self, name)
+            self.require(limit is None or limit > 0, name, "above 0, or None")
+
+    def require(self, valid: bool, field: str, demand: str) -> None:
+        """Raise a ValueError that names the field, its value, what it has to be and its flag."""
+        if not valid:
+            flag = f"--optim.{field.replace('_', '-')}"
+            raise ValueError(f"{field}={getattr(self, field)}, but it must be {demand} ({flag})")
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, self.learning_rate, (0.9, self.beta2), self.epsilon)
+        return torch.optim.RMSprop(parameters, self.learning_rate, self.alpha, self.epsilon, momentum=self.momentum)
+
+    def learning_rate_at(self, progress: float) -> float:
+        """The learning rate after a fraction `progress` of the run."""
+        left = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
+        fraction = self.final_fraction if self.schedule != "constant" else 0.0
+        return self.learning_rate * (fraction + (1 - fraction) * left[self.schedule])
+
+
+class Diverged(Exception):
+    """The loss or its gradient is not finite."""
+
+
+def descend(
+    loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, config: OptimConfig, progress: float = 0.0
+) -> Tensor:
+    """One step of `optimizer` down the gradient of `loss`, summed over ranks, after a fraction `progress` of the run.
+
+    Returns: the norm of the gradient before it was clipped, on the device.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate_at(progress)
+    optimizer.zero_grad()
+    loss.backward()
+    parameters = [p for p in module.parameters() if p.grad is not None]
+    ranks.add([p.grad for p in parameters])
+    grad_norm = nn.utils.get_total_norm([p.grad for p in parameters])
+    if config.max_grad_norm is not None:
+        finite = grad_norm.nan_to_num(0.0, posinf=0.0)  # scaling by NaN would hide from `check_finite` where it arose
+        nn.utils.clip_grads_with_norm_(parameters, config.max_grad_norm, finite)
+    if config.max_grad_value is not None:
+        nn.utils.clip_grad_value_(parameters, config.max_grad_value)
+    optimizer.step()
+    return grad_norm
+
+
+def check_finite(update: int, loss: float, grad_norm: float, module: nn.Module) -> None:
+    """Raise Diverged, naming the parameters concerned, unless the loss and the gradient of this update were finite."""
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        return
+    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+    where = "every parameter" if len(broken) == len(gradients) else ", ".join(broken) or "no parameter"
+    raise Diverged(
+        f"update {update}: the loss is {float(loss)}, the gradient is not finite in {where}; "
+        "try a lower --optim.learning-rate or --optim.max-grad-norm"
+    )
