@@ -7,6 +7,7 @@ python -m benchmarks.curves draw
 import argparse
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 
@@ -17,17 +18,41 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 POINTS = 400
 """points kept of a curve of training returns; each is the mean over its share of the run"""
 
-BATCH = 600 * 30
-"""steps of the 600 episodes that are one update in Schlag et al. 2021"""
 
-PAPER = {
-    "FWM, authors' log, held out": ([0, 12_500, 25_000, 50_000], [45.5, 85.5, 99.9, 107.0]),
-    "LSTM-1024, authors' log, held out": ([0, 12_500, 25_000, 50_000], [46, 53, 55, 80]),
+class Figure(NamedTuple):
+    """Curves of one environment, in results/PREFIX*.json, and what they are compared with."""
+
+    title: str
+    unit: int
+    """steps that the horizontal axis counts in"""
+    unit_name: str
+    published: dict[str, tuple[list[float], list[float]]]
+    """label -> units and returns of others"""
+    levels: dict[str, float]
+    """label -> a return to compare with"""
+
+
+FIGURES = {
+    "graph-pomdp": Figure(
+        "GraphPOMDP",
+        600 * 30,
+        "updates of 600 episodes (18,000 steps)",
+        {  # Schlag et al. 2021, Fig. 5, from the logs that the authors published with their program
+            "FWM, authors' log, held out": ([0, 12_500, 25_000, 50_000], [45.5, 85.5, 99.9, 107.0]),
+            "LSTM-1024, authors' log, held out": ([0, 12_500, 25_000, 50_000], [46, 53, 55, 80]),
+        },
+        {"explorer": 119.4, "random": 44.5},
+    ),
+    "maze": Figure(
+        "GridMaze, 9 x 9, rules of 2018",
+        250,
+        "episodes of 250 steps",
+        {},
+        {"oracle": 533.4, "explorer": 462.2, "plastic nets, 1 M episodes": 175, "random": 9.5},
+    ),
+    "boxworld-easy": Figure("BoxWorld, 1 or 2 boxes, view 5", 1, "steps", {}, {"oracle": 11.5, "random": 0.1}),
+    "mini-pacman": Figure("Mini-Pacman, regular, view 5", 1, "steps", {}, {"random": 9.8}),
 }
-"""Fig. 5: updates and returns, from the logs that the authors published with their program"""
-
-REFERENCES = {"explorer": 119.4, "random": 44.5}
-"""mean returns of the reference policies on our graphs"""
 
 
 def export(run: Path, name: str) -> Path:
@@ -54,24 +79,25 @@ def export(run: Path, name: str) -> Path:
     return path
 
 
-def draw() -> Path:
-    """Draw results/graph-pomdp.png from every results/graph-pomdp*.json."""
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
-    for path, colour in zip(sorted(RESULTS.glob("graph-pomdp*.json")), plt.cm.tab10.colors, strict=False):
-        curve, name = json.loads(path.read_text()), path.stem.removeprefix("graph-pomdp-")
+def draw(prefix: str, figure: Figure) -> Path:
+    """Draw results/PREFIX.png from every results/PREFIX*.json."""
+    canvas, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for path, colour in zip(sorted(RESULTS.glob(f"{prefix}*.json")), plt.cm.tab10.colors, strict=False):
+        curve, name = json.loads(path.read_text()), path.stem.removeprefix(prefix).lstrip("-")
         for kind, style in (("train", "-"), ("test", ":")):
-            updates = [step / BATCH for step in curve[kind]["step"]]
-            label = f"{name}, {'training graphs' if kind == 'train' else 'held out'}"
-            axes.plot(updates, curve[kind]["return"], style, color=colour, label=label, linewidth=1.3)
-    for (label, (updates, returns)), marker in zip(PAPER.items(), "os", strict=True):
-        axes.plot(updates, returns, marker, color="black", fillstyle="none", label=label)
-    for name, value in REFERENCES.items():
+            at = [step / figure.unit for step in curve[kind]["step"]]
+            label = f"{name}, {'training' if kind == 'train' else 'evaluation'}"
+            axes.plot(at, curve[kind]["return"], style, color=colour, label=label, linewidth=1.3)
+    for (label, (at, returns)), marker in zip(figure.published.items(), "os", strict=False):
+        axes.plot(at, returns, marker, color="black", fillstyle="none", label=label)
+    for name, value in figure.levels.items():
         axes.axhline(value, color="grey", linewidth=0.8)
-        axes.annotate(name, (1, value), xycoords=("axes fraction", "data"), xytext=(4, -3), textcoords="offset points")
-    axes.set(xlabel="updates of 600 episodes (18,000 steps)", ylabel="return of an episode", title="GraphPOMDP")
+        axes.annotate(name, (0.995, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    axes.set(xlabel=figure.unit_name, ylabel="return of an episode", title=figure.title)
     axes.legend(fontsize=8)
-    path = RESULTS / "graph-pomdp.png"
-    figure.savefig(path, dpi=120)
+    path = RESULTS / f"{prefix}.png"
+    canvas.savefig(path, dpi=120)
+    plt.close(canvas)
     return path
 
 
@@ -83,7 +109,10 @@ def main() -> None:
     exporting.add_argument("name")
     commands.add_parser("draw")
     args = parser.parse_args()
-    print(export(args.run, args.name) if args.command == "export" else draw())
+    if args.command == "export":
+        print(export(args.run, args.name))
+    else:
+        print(*(draw(prefix, figure) for prefix, figure in FIGURES.items()), sep="\n")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Rules(NamedTuple):
 @njit(cache=True)
 def begin(member, cells, split, base_seed, options):
     """Start an episode; whether its level was found."""
-    length, distractors, row, column = make_level(cells, split, member.level_id, base_seed, options)
+    length, distractors, row, column = make_level(member, cells, split, base_seed, options)
     member.row, member.column = row, column
     member.held = -1
     member.time = member.num_opened = 0
@@ -264,7 +264,7 @@ class BoxWorldVector(BatchedEnv):
         """each member's room as boxworld_levels.py describes it, [N, room + 2, room + 2]"""
         self.palette = make_palette(num_colours)
         """colour of each kind of cell, uint8 [4 + 3 num_colours, 3]"""
-        if not fits(self.level_options):
+        if not fits(np.zeros(1, MEMBER)[0], self.level_options):
             raise ValueError(f"room={room} is too small for levels of {most} boxes")
 
     @property

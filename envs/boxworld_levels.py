@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from engram.envs.levels import SPLITS, level_seed, split_of
-from engram.envs.streams import STREAM, below, mix
+from engram.envs.streams import below, mix
 
 FLOOR, WALL, AGENT, GEM, KEY = range(5)
 MAX_COLOURS = 26
@@ -101,29 +101,27 @@ def _find_layout(stream, cells, length, distractors, options, split, max_draws):
 
 
 @njit(cache=True)
-def make_level(cells, split, level_id, base_seed, options):
-    """Fill `cells` with a level.
+def make_level(member, cells, split, base_seed, options):
+    """Fill `cells` with the level `member.level_id`.
 
     Returns:
         boxes on the path (0 if no level was found), number of distractors, row and column of the agent.
     """
-    stream = np.empty(1, STREAM)[0]
-    stream.rng = level_seed(_GAME, split, level_id, base_seed)
-    length = options.solution_length[level_id % len(options.solution_length)]
-    distractors = options.num_distractors[below(stream, len(options.num_distractors))]
-    if not _find_layout(stream, cells, length, distractors, options, split, _MAX_DRAWS):
-        return 0, 0, 0, 0
-    side = cells.shape[0]
-    while True:
-        row, column = 2 + below(stream, side - 4), 1 + below(stream, side - 3)
-        if cells[row, column] == FLOOR:
-            cells[row, column] = AGENT
-            return length, distractors, row, column
+    episode_rng = member.rng
+    member.rng = level_seed(_GAME, split, member.level_id, base_seed)
+    length = options.solution_length[member.level_id % len(options.solution_length)]
+    distractors = options.num_distractors[below(member, len(options.num_distractors))]
+    found = _find_layout(member, cells, length, distractors, options, split, _MAX_DRAWS)
+    row, column, side = 0, 0, cells.shape[0]
+    while found and cells[row, column] != FLOOR:
+        row, column = 2 + below(member, side - 4), 1 + below(member, side - 3)
+    cells[row, column] = AGENT
+    member.rng = episode_rng
+    return length if found else 0, distractors, row, column
 
 
-def fits(options: LevelOptions) -> bool:
-    """Whether the largest number of boxes finds places in the room reasonably often."""
-    stream = np.zeros(1, STREAM)[0]
+def fits(member: np.void, options: LevelOptions) -> bool:
+    """Whether the largest number of boxes finds places in the room reasonably often; tried with a member's stream."""
     cells = np.empty((options.room + 2, options.room + 2), np.int8)
     most = options.solution_length.max(), options.num_distractors.max()
-    return _find_layout(stream, cells, *most, options, SPLITS["train"], _MAX_DRAWS // 100)
+    return _find_layout(member, cells, *most, options, SPLITS["train"], _MAX_DRAWS // 100)

@@ -99,8 +99,8 @@ def graph_hash(graph):
 
 
 @njit(cache=True)
-def _generate(split, level_ids, base_seed, graphs):
-    stream = np.empty(1, STREAM)[0]
+def _generate(split, level_ids, base_seed, streams, graphs):
+    stream = streams[0]  # the caller's: Numba would free an array made here while the record is still in use
     for index in range(graphs.shape[0]):
         stream.rng = level_seed(_GAME, split, level_ids[index], base_seed)
         for _ in range(_MAX_DRAWS):
@@ -119,7 +119,7 @@ def generate_graphs(split: str, level_ids: np.ndarray, num_states: int, num_acti
         ValueError: graphs of this size are so few that none belongs to the split.
     """
     graphs = np.empty((len(level_ids), num_states, num_actions), np.int8)
-    if not _generate(SPLITS[split], level_ids, base_seed, graphs):
+    if not _generate(SPLITS[split], level_ids, base_seed, np.zeros(1, STREAM), graphs):
         raise ValueError(f"num_states={num_states}, num_actions={num_actions} leave no graph for split {split!r}")
     return graphs
 

@@ -1,7 +1,8 @@
 """Random numbers inside compiled kernels: a SplitMix64 stream kept in the field `rng` of a record.
 
 NumPy's generators promise no stable stream across versions and cannot be stored per member; eight bytes can. A
-*stream* below is any record with a `uint64` field `rng`, such as one member of a batched environment.
+*stream* below is any record with a `uint64` field `rng`, such as one member of a batched environment. Its array has to
+come from outside of the kernel: Numba does not keep an array alive for the sake of a record in it.
 """
 
 import numpy as np

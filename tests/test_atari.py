@@ -318,7 +318,7 @@ def test_evaluations_play_whole_games_for_the_score():
     config, _ = parse(line.split(), env_options, preset)
     training = train_rl.Training(config)
     lost = {}
-    for envs in training.envs, training.test_envs:
+    for envs in training.envs[0], training.test_envs:
         envs.reset(seed=0)
         terminated = np.zeros(N, bool)
         while not terminated.any():

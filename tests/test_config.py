@@ -42,7 +42,8 @@ def test_every_choice_has_a_config(env, core, agent):
 
 @pytest.mark.parametrize("key", PRESETS)
 def test_every_preset_is_a_config(key):
-    env, chosen, name = key
+    family, chosen, name = key
+    env = "atari:Pong" if family == "atari" else family
     for core in CORES if chosen is None else (chosen,):
         config = parsed(f"--env {env} --core {core} --preset {name}")
         fields = preset(env, core, name)

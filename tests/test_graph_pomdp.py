@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from engram.envs import make_vec
-from engram.envs.graph_generators import graph_hash, graph_table, is_primitive
+from engram.envs.graph_generators import generate_graphs, graph_hash, graph_table, is_primitive
 from engram.envs.graph_pomdp import observe
 
 GOLDEN = Path(__file__).parent / "golden" / "env_metarl__A.npz"
@@ -354,3 +354,10 @@ def test_disabled_autoreset_waits():
     envs.step([0, 0])
     _, info = envs.reset(options={"reset_mask": np.ones(2, bool), "level_ids": [7, 8]})
     assert info["level_id"].tolist() == [7, 8]
+
+
+def test_levels_do_not_depend_on_what_else_is_made():
+    """Thousands of them, so that a stream whose memory is used again while it is read would show."""
+    together = generate_graphs("train", np.arange(5000), 5, 3, 0)
+    backwards = generate_graphs("train", np.arange(5000)[::-1].copy(), 5, 3, 0)[::-1]
+    np.testing.assert_array_equal(together, backwards)
