@@ -5,6 +5,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -95,13 +96,13 @@ def train(config: Config, run: Run | None, training: Training, stop: StopRequest
                     training.window["test_return"].append(score.mean)
                 training.evaluation_due = run is not None and score is None  # stopped: a resumed run evaluates first
             ended = training.step >= config.total_steps
-            if training.window and not training.evaluation_due:
-                if ended or training.rollouts % config.log_interval == 0:
-                    means = {name: sum(values) / len(values) for name, values in training.window.items() if values}
-                    if run is not None:
-                        run.log(training.step, {"updates": learner.updates, **means})
-                    progress.update(training.step, means)
-                    training.window.clear()
+            logged = ended or training.rollouts % config.log_interval == 0
+            if logged and training.window and not training.evaluation_due:
+                means = {name: sum(values) / len(values) for name, values in training.window.items() if values}
+                if run is not None:
+                    run.log(training.step, {"updates": learner.updates, **means})
+                progress.update(training.step, means)
+                training.window.clear()
             due = time.monotonic() - saved > 60 * config.save_minutes
             stopping, saving = ranks.total(torch.tensor([stop.requested, due], dtype=torch.int64)).tolist()
             if ended or stopping:
@@ -110,6 +111,7 @@ def train(config: Config, run: Run | None, training: Training, stop: StopRequest
                 training.save(run)
                 saved = time.monotonic()
 
+            # a rank that stopped here, alone, would leave the others waiting for its part of the update
             arrival = actors.next_rollout(lambda: stop.requested and ranks.count() == 1)
             if arrival is None:
                 continue
@@ -130,14 +132,12 @@ def train(config: Config, run: Run | None, training: Training, stop: StopRequest
 
 
 def start(argv: list[str]) -> tuple[Config, Run | None, Training]:
-    """The run that the command line asks for, new or resumed."""
+    """The run that the command line asks for, new or resumed; the ranks behind rank 0 have no Run."""
     config, folder = parse(argv, envs.env_options, preset)
-    leads, run = ranks.rank() == 0, None
+    leads = ranks.rank() == 0
     if folder is None:
         training = Training(config)
-        if leads:
-            run = Run.create(config.new_folder(), to_json(config))
-        return config, run, training
+        return config, Run.create(config.new_folder(), to_json(config)) if leads else None, training
     run = Run.resume(folder) if leads else None
     saved, state = ranks.broadcast(lambda: (run.config, run.load_checkpoint()[1]))
     config = from_json(saved)
@@ -153,12 +153,16 @@ def main(argv: list[str]) -> int:
             config, run, training = start(argv)
             with run or nullcontext(), StopRequest() as stop:
                 try:
-                    print(f"run folder: {run.folder}", flush=True)
+                    print(f"run folder: {run and run.folder}", flush=True)
                     return train(config, run, training, stop)
-                except ActorError:
-                    ...
-        except (ConfigError, EnvError, RunError, DependencyNotInstalled, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
+                except (ActorError, Diverged, EnvError, ranks.RankError) as error:
+                    if isinstance(error, ActorError) and ranks.count() == 1:  # the learner is well
+                        training.save(run)
+                    last = f"; the last good checkpoint is {run.last_checkpoint}" if run else ""
+                    raise RunError(f"{error}{last}") from error
+        except (ConfigError, EnvError, RunError, ranks.RankError, DependencyNotInstalled, ValueError) as error:
+            who = f"rank {ranks.rank()}: " if ranks.count() > 1 else ""
+            print(f"error: {who}{error}", file=sys.stderr)
             return 2
 
 

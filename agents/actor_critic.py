@@ -67,8 +67,8 @@ class ActorCritic:
     def loss(self, policy: Policy, rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a rollout that `policy`, or the same some updates ago, has played; and its parts by name.
 
-        The parts are means over steps, whatever the reduction. Where there are several ranks, the means are over the steps
-        of all, and what is returned is this rank's share of them: their sum is meant.
+        The parts are means over steps, whatever the reduction. Where there are several ranks, each returns its share of
+        a sum, which is the loss, or the mean, over the steps of all.
         """
         aux_losses = policy.core.aux_losses
         output, _ = policy(rollout.inputs, rollout.initial_state, aux_losses)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -109,7 +109,9 @@ class Config:
                 "(--minibatches, --env.num-envs)"
             )
         if self.actors == "inline" and self.num_actors > 1:
-            raise ConfigError(f"num_actors={self.num_actors}, but --actors inline is one (--num-actors, --actors threads)")
+            raise ConfigError(
+                f"num_actors={self.num_actors}, but --actors inline is one (--num-actors, --actors threads)"
+            )
         if not self.actor_timeout > 0:
             raise ConfigError(f"actor_timeout={self.actor_timeout}, but it must be above 0 (--actor-timeout)")
         if not self.save_minutes >= 0:

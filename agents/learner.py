@@ -28,15 +28,16 @@ class Learner:
         """
         parts = rollout.split(self.minibatches) if self.minibatches > 1 else [rollout]
         results = [self._minimise(part, progress) for part in parts]
-        return {name: torch.stack([result[name] for result in results]).mean() for name in results[0]}
+        means = {name: torch.stack([result[name] for result in results]).mean() for name in results[0]}
+        grad_norm = means.pop("grad_norm")  # of the gradients summed over ranks already
+        sums = ranks.total(torch.stack(list(means.values())))
+        return dict(zip(means, sums, strict=True)) | {"grad_norm": grad_norm}
 
     def _minimise(self, rollout: Rollout, progress: float) -> dict[str, Tensor]:
         loss, metrics = self.agent.loss(self.policy, rollout)
         grad_norm = descend(loss, self.policy, self.optimizer, self.optim, progress)
         self.updates += 1
-        shares = {"loss": loss.detach(), **metrics}
-        sums = ranks.total(torch.stack(list(shares.values())))
-        return dict(zip(shares, sums, strict=True)) | {"grad_norm": grad_norm}
+        return {"loss": loss.detach(), **metrics, "grad_norm": grad_norm}
 
     def check(self, metrics: dict[str, Tensor]) -> None:
         """Raise Diverged, naming the parameters concerned, unless the last update was finite."""

@@ -11,11 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SHARED = {"checkpoint", "command_line", "optim", "progress", "ranks", "run"}
 MAY_IMPORT = {  # folder: libraries, parts of engram
-    "engram": ({"numpy", "rich", "torch"}, {"checkpoint", "envs", "progress", "run"}),
-    "envs": ({"gymnasium", "numba", "numpy"}, {"envs"}),
+    "engram": ({"numpy", "rich", "torch", "tyro"}, {"envs", *SHARED}),
+    "envs": ({"envpool", "gymnasium", "numba", "numpy"}, {"envs"}),
     "policies": ({"numba", "numpy", "torch"}, {"policies"}),
-    "agents": ({"numpy", "torch", "tyro"}, {"agents", "policies"}),
+    "agents": ({"numpy", "torch", "tyro"}, {"agents", "policies", *SHARED}),
+    "supervised": ({"numba", "numpy", "torch", "tyro"}, {"envs", "policies", "supervised", *SHARED}),
 }
 
 
@@ -49,9 +51,15 @@ def test_import_directions(folder):
             assert allowed, f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_supervised_tasks_take_nothing_but_random_streams_from_environments():
+    for path in sources("supervised"):
+        for name in imports(path):
+            assert not name.startswith("engram.envs") or name.startswith("engram.envs.streams."), f"{path}: {name}"
+
+
 def test_folders_are_imported_through_engram():
     bare = MAY_IMPORT.keys() - {"engram"}
-    files = [*ROOT.glob("*.py"), *sources(*MAY_IMPORT, "tests", "benchmarks")]
+    files = [*ROOT.glob("*.py"), *sources(*MAY_IMPORT, "tests", "benchmarks", "examples")]
     assert ROOT / "train_rl.py" in files
     for path in files:
         for name in imports(path):
@@ -59,7 +67,8 @@ def test_folders_are_imported_through_engram():
 
 
 def test_packages_are_complete():
-    top = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"benchmarks"}  # run from a checkout only
+    from_a_checkout_only = {"benchmarks", "examples"}
+    top = {path.parent.name for path in ROOT.glob("*/__init__.py")} - from_a_checkout_only
     assert top == MAY_IMPORT.keys()
     folders = {path.parent.relative_to(ROOT) for path in sources(*top)}
     for folder in folders:
@@ -75,7 +84,7 @@ def test_packages_are_complete():
 
 
 def test_importing_engram_is_light():
-    code = "import sys, engram; print(*{'torch', 'numba', 'tyro', 'tensorboard'} & sys.modules.keys())"
+    code = "import sys, engram; print(*{'torch', 'numba', 'tyro', 'tensorboard', 'envpool'} & sys.modules.keys())"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.split() == []
 

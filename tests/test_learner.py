@@ -280,9 +280,7 @@ def test_a_rollout_splits_into_whole_environments(parts, agent):
 
 def test_each_minibatch_is_an_update():
     policies = make_policy(), make_policy()
-    whole, by_hand = (
-        Learner(policy, A2C(), OptimConfig(), m) for policy, m in zip(policies, (3, 1), strict=True)
-    )
+    whole, by_hand = (Learner(policy, A2C(), OptimConfig(), m) for policy, m in zip(policies, (3, 1), strict=True))
     rollout = make_rollout(policies[0])
     metrics = whole.update(rollout)
     each = [by_hand.update(piece) for piece in rollout.split(3)]

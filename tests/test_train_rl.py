@@ -21,6 +21,7 @@ from gymnasium.spaces import Box, Discrete
 
 import train_rl
 from engram import checkpoint
+from engram.agents import actors
 from engram.run import load_checkpoint
 
 ROOT = Path(train_rl.__file__).parent
@@ -50,7 +51,7 @@ def resume(folder="run"):
 @contextmanager
 def interrupted(rollout):
     """Sends this process a SIGTERM in the midst of its n-th rollout."""
-    collect, count = train_rl.collect, iter(range(1, 1000))
+    collect, count = actors.collect, iter(range(1, 1000))
 
     def interrupting(*args):
         if next(count) == rollout:
@@ -58,7 +59,7 @@ def interrupted(rollout):
         return collect(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_rl, "collect", interrupting)
+        patch.setattr(actors, "collect", interrupting)
         yield
 
 
@@ -163,10 +164,10 @@ def test_global_generators_are_seeded_and_go_on():
     assert train(line, "whole") == 0
     with interrupted(4):
         assert train(line, "cut") == 143
-    before = load_checkpoint("cut")[1]["random"]
+    before = load_checkpoint("cut")[1]["ranks"][0]["random"]
     random.random()
     assert resume("cut") == 0
-    after, whole = (load_checkpoint(folder)[1]["random"] for folder in ("cut", "whole"))
+    after, whole = (load_checkpoint(folder)[1]["ranks"][0]["random"] for folder in ("cut", "whole"))
     assert_same(after, whole)
     assert all(str(before[name]) != str(after[name]) for name in ("python", "numpy"))
     assert not torch.equal(before["torch"], after["torch"])

@@ -1,0 +1,199 @@
+"""Where rollouts come from: environments that are played in turn with learning, or in threads beside it."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from engram.agents.learner import Learner
+from engram.agents.rollout import Rollout, collect
+from engram.agents.stepper import EnvError, Stepper
+from engram.policies import Policy
+
+POLL_SECONDS = 0.1
+"""between looks at signals and hung actors while the learner waits for a rollout"""
+JOIN_SECONDS = 2.0
+"""that actors have, all together, to come to the end of the step they are in"""
+
+
+class ActorError(Exception):
+    """An actor raised, or hangs."""
+
+
+class Actor:
+    """Plays a policy in environments of its own, each rollout from where the one before it ended.
+
+    Args: seed: of the actions and the environments, member i of which plays what seed + i plays.
+    """
+
+    def __init__(self, envs, policy: Policy, unroll_length: int, seed: int):
+        device = next(policy.parameters()).device
+        self.stepper, self.unroll_length, self.seed = Stepper(envs, seed, device), unroll_length, seed
+        self.core_state = policy.initial_state(envs.num_envs)
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    def play(self, policy: Policy) -> Rollout:
+        rollout, self.core_state = collect(self.stepper, policy, self.core_state, self.unroll_length, self.generator)
+        return rollout
+
+    def state_dict(self) -> dict:
+        return {
+            "stepper": self.stepper.state_dict(),
+            "core_state": tuple(leaf.clone() for leaf in self.core_state),  # the next rollout writes into these
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict, step: int) -> None:
+        """`step` of the run sets the seed where environments cannot continue their episodes and start new ones."""
+        self.stepper.load_state_dict(state["stepper"], self.seed + step)
+        self.core_state = type(self.core_state)(*(leaf.to(self.stepper.device) for leaf in state["core_state"]))
+        self.generator.set_state(state["generator"])
+
+
+class InlineActors:
+    """One actor, in the thread that learns: the newest policy plays every rollout, and a resumed run is exact."""
+
+    def __init__(self, actor: Actor, learner: Learner):
+        self.actor, self.learner = actor, learner
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def next_rollout(self, stopped: Callable[[], bool]) -> tuple[Rollout, int]:
+        """A rollout, and its policy lag, which is 0 here."""
+        return self.actor.play(self.learner.policy), 0
+
+    def state_dict(self) -> list[dict]:
+        return [self.actor.state_dict()]
+
+    def load_state_dict(self, states: list[dict], step: int) -> None:
+        (state,) = states
+        self.actor.load_state_dict(state, step)
+
+
+class Delivery(NamedTuple):
+    """A rollout in the queue: whose, by the policy after how many updates, and the actor's state behind it."""
+
+    actor: int
+    rollout: Rollout
+    updates: int
+    state: dict
+
+
+class ThreadActors:
+    """Actors in threads of their own, with copies of the policy, beside the thread that learns (Espeholt et al. 2018).
+
+    An actor takes the learner's newest weights, plays one rollout, queues it, and waits while the queue is full. The
+    checkpoint has each actor where its last rollout that was learned from ended: what lies in the queue is played again
+    by a resumed run, with the policy it then has. Threads start where a `with` statement is entered, once.
+
+    Args: queue_size: rollouts that wait for the learner at most; each makes the next ones older.
+          timeout: seconds after which an actor that has not finished its rollout counts as hung.
+    """
+
+    def __init__(self, actors: Sequence[Actor], learner: Learner, queue_size: int, timeout: float):
+        self.actors, self.learner, self.queue_size, self.timeout = actors, learner, queue_size, timeout
+        self._states = [actor.state_dict() for actor in actors]
+        self._changed = threading.Condition()  # guards what follows
+        self._queue: deque[Delivery] = deque()
+        self._playing_since: list[float | None] = [None] * len(actors)
+        self._error: ActorError | None = None
+        self._stopping = False
+
+    def __enter__(self) -> Self:
+        self._publish()
+        self._threads = [
+            threading.Thread(target=self._act, args=(i, deepcopy(self.learner.policy)), name=f"actor {i}", daemon=True)
+            for i in range(len(self.actors))
+        ]  # daemons: one that hangs does not keep the process
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + JOIN_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def next_rollout(self, stopped: Callable[[], bool]) -> tuple[Rollout, int] | None:
+        """The oldest rollout in the queue, and the updates since its policy; None if `stopped` says so first.
+
+        Raises: ActorError naming the actor that has raised or hangs.
+        """
+        self._publish()
+        with self._changed:
+            while True:
+                self._check()
+                if self._queue:
+                    break
+                if stopped():
+                    return None
+                self._changed.wait(POLL_SECONDS)
+            delivery = self._queue.popleft()
+            self._changed.notify_all()
+        self._states[delivery.actor] = delivery.state
+        return delivery.rollout, self.learner.updates - delivery.updates
+
+    def state_dict(self) -> list[dict]:
+        return list(self._states)
+
+    def load_state_dict(self, states: list[dict], step: int) -> None:
+        for actor, state in zip(self.actors, states, strict=True):
+            actor.load_state_dict(state, step)
+        self._states = [actor.state_dict() for actor in self.actors]
+
+    def _publish(self) -> None:
+        """Between updates: actors read this while the learner's own weights change."""
+        weights = {name: tensor.clone() for name, tensor in self.learner.policy.state_dict().items()}
+        self._published: tuple[int, dict[str, Tensor]] = self.learner.updates, weights
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+        now = time.monotonic()
+        for i, since in enumerate(self._playing_since):
+            if since is not None and now - since > self.timeout:
+                raise ActorError(f"actor {i} has not finished a rollout for {self.timeout:g} s (--actor-timeout)")
+
+    def _act(self, i: int, policy: Policy) -> None:
+        """What the thread of actor i does."""
+        actor = self.actors[i]
+        policy.register_forward_pre_hook(self._stop_if_asked)  # a rollout may take longer than a user waits
+        try:
+            while not self._stopping:
+                updates, weights = self._published
+                policy.load_state_dict(weights)
+                self._playing_since[i] = time.monotonic()
+                delivery = Delivery(i, actor.play(policy), updates, actor.state_dict())
+                self._playing_since[i] = None
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopping or len(self._queue) < self.queue_size)
+                    self._queue.append(delivery)
+                    self._changed.notify_all()
+        except _Stopped:
+            pass
+        except Exception as error:
+            said = error if isinstance(error, EnvError) else f"raised {type(error).__name__}: {error}"
+            with self._changed:
+                self._error = ActorError(f"actor {i}: {said}".split("\n")[0])
+                self._error.__cause__ = error
+                self._changed.notify_all()
+
+    def _stop_if_asked(self, *_: object) -> None:
+        if self._stopping:
+            raise _Stopped
+
+
+class _Stopped(Exception):
+    """Ends a rollout in its midst."""

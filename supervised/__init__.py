@@ -1,0 +1,1 @@
+"""The papers' supervised sequence tasks, on the memory cores of `engram.policies`."""

@@ -1,0 +1,93 @@
+"""What a task is: a source of examples with inputs, targets, and the steps that count."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from engram.supervised.tasks import examples
+
+
+class Tokens(NamedTuple):
+    """Inputs or targets 0 .. size-1, one a step."""
+
+    size: int
+    blank: int | None = None
+    """of inputs: the token that a model reads as the zero vector"""
+
+
+class Vectors(NamedTuple):
+    """Inputs of `size` numbers, or targets of `size` bits, a step."""
+
+    size: int
+
+
+class Batch(NamedTuple):
+    """B examples of up to T steps, those after a row's length being padding."""
+
+    x: np.ndarray
+    """inputs: tokens int64 [T, B] or vectors float32 [T, B, D]"""
+    y: np.ndarray
+    """targets: tokens int64 [T, B] or bits float32 [T, B, W]; without meaning where mask is false"""
+    mask: np.ndarray
+    """bool [T, B]; the steps that count in the loss and the metrics"""
+    lengths: np.ndarray
+    """int64 [B]; steps of each row, the others are padding behind them"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """The fields are the options of a task; a ValueError says which value is impossible."""
+
+    train_size: int | None = None
+    """training examples, reshuffled every epoch; None for fresh examples all the time"""
+
+    metrics: ClassVar[tuple[str, ...]]
+    """names out of `metrics.METRICS`; the first is the paper's"""
+    valid_size: ClassVar[int] = 1_000
+    test_size: ClassVar[int]
+
+    def __post_init__(self):
+        self.require(self.train_size is None or self.train_size > 0, "train_size", "at least 1, or None")
+
+    def require(self, valid: bool, field: str, demand: str) -> None:
+        """Raise a ValueError that names the field, its value, what it has to be and its flag."""
+        if not valid:
+            flag = f"--task.{field.replace('_', '-')}"
+            raise ValueError(f"{field}={getattr(self, field)}, but it must be {demand} ({flag})")
+
+    @property
+    def inputs(self) -> Tokens | Vectors:
+        raise NotImplementedError
+
+    @property
+    def outputs(self) -> Tokens | Vectors:
+        raise NotImplementedError
+
+    def batch(self, split: str, indices: np.ndarray) -> Batch:
+        """Examples by their indices, uint64 [B], of "train", "valid" or "test"."""
+        return self.generate(examples.streams(split, indices), split)
+
+    def train_batch(self, number: int, batch_size: int, seed: int) -> Batch:
+        """The training batch `number` of a run with `seed`, both counted from 0."""
+        return self.batch("train", examples.training_indices(number * batch_size, batch_size, seed, self.train_size))
+
+    def generate(self, streams: np.ndarray, split: str) -> Batch:
+        """An example from each random stream [B]."""
+        raise NotImplementedError
+
+    def floors(self) -> dict[str, float]:
+        """What the first metric comes to without solving the task, by the name of the shortcut."""
+        return {}
+
+
+def time_first(rows: np.ndarray, lengths: np.ndarray, padding: int = 0) -> np.ndarray:
+    """Rows of tokens [B, room] as int64 [T, B], T being the longest length, with `padding` behind each row."""
+    real = np.arange(lengths.max())[:, None] < lengths
+    return np.where(real, rows[:, : lengths.max()].T.astype(np.int64), padding)
+
+
+def last_steps(lengths: np.ndarray, count: int | np.ndarray = 1) -> np.ndarray:
+    """The mask [T, B] of the last `count` steps of each row."""
+    t = np.arange(lengths.max())[:, None]
+    return (t < lengths) & (t >= lengths - count)

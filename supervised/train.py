@@ -1,0 +1,159 @@
+"""Train a core on a task: python -m engram.supervised.train --task nth-farthest --core rmc (--help shows every choice).
+
+--resume RUN continues a run; --eval RUN judges it on the test set, with the weights that were best on the valid set.
+"""
+
+import json
+import sys
+import time
+from collections import defaultdict
+
+import torch
+
+from engram.checkpoint import random_state, set_random_state
+from engram.command_line import ConfigError, torch_device
+from engram.optim import Diverged, check_finite, descend
+from engram.progress import Progress
+from engram.run import Run, RunError, StopRequest, fitting
+from engram.supervised.config import Config, from_json, parse, to_json
+from engram.supervised.evaluate import evaluate, judge
+from engram.supervised.metrics import LOWER_IS_BETTER, task_loss
+from engram.supervised.model import SequenceModel, to_tensors
+
+
+class Training:
+    """All that changes during a run, and that a checkpoint holds."""
+
+    def __init__(self, config: Config):
+        self.config, self.device = config, torch_device(config.device)
+        torch.manual_seed(config.seed)
+        task = config.task
+        self.model = SequenceModel(task.inputs, task.outputs, config.core, config.model).to(self.device)
+        self.optimizer = config.optim.build(self.model.parameters())
+        self.updates = self.steps_seen = 0
+        self.evaluation_due = False
+        self.window = defaultdict(list)  # metrics since the last line of metrics.jsonl
+        self.best = None  # what the valid set said of the best weights so far, and they
+
+    def update(self) -> None:
+        """Learn from the next batch."""
+        config, core = self.config, self.model.core
+        batch = to_tensors(config.task.train_batch(self.updates, config.batch_size, config.seed), self.device)
+        logits, reports = self.model(batch.x, batch.mask, core.aux_losses)
+        loss = task_loss(config.task, logits, batch.y[batch.mask])
+        metrics = {"loss": loss.detach()}
+        if reports:
+            real = torch.arange(len(batch.x), device=self.device)[:, None] < batch.lengths
+            for name, values in reports.items():
+                aux_loss = values[real].mean()
+                metrics[name] = aux_loss.detach()
+                loss = loss + config.aux_cost * aux_loss
+        metrics["grad_norm"] = descend(
+            loss, self.model, self.optimizer, config.optim, self.updates / config.total_updates
+        )
+        self.updates += 1
+        check_finite(self.updates, loss.detach(), metrics["grad_norm"], self.model)
+        self.steps_seen += int(batch.lengths.sum())
+        for name, value in metrics.items():
+            self.window[name].append(float(value))
+        self.evaluation_due = self.updates % config.eval_interval == 0 or self.updates == config.total_updates
+
+    def validate(self, stop: StopRequest) -> bool:
+        """Judge the weights on the valid set, and keep them if they are the best; False if stopped on the way."""
+        score = evaluate(self.model, self.config.task, "valid", self.config.batch_size, lambda: stop.requested)
+        if score is None:
+            return False
+        self.evaluation_due = False
+        self.window["valid_loss"].append(score.loss)
+        for name, value in score.metrics.items():
+            self.window[f"valid_{name}"].append(value)
+        name = self.config.task.metrics[0]
+        merit = -score.metrics[name] if name in LOWER_IS_BETTER else score.metrics[name]
+        rank = (merit, -score.loss)
+        if self.best is None or rank > self.best["rank"]:
+            weights = {name: weight.detach().clone() for name, weight in self.model.state_dict().items()}
+            self.best = {"rank": rank, "updates": self.updates, "model": weights}
+        return True
+
+    def state_dict(self) -> dict:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "random": random_state(),
+            "updates": self.updates,
+            "steps_seen": self.steps_seen,
+            "device": str(self.device),
+            "evaluation_due": self.evaluation_due,
+            "window": dict(self.window),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best = state["best"]
+        set_random_state(state["random"])
+        self.updates, self.steps_seen = state["updates"], state["steps_seen"]
+        self.evaluation_due = state["evaluation_due"]
+        self.window = defaultdict(list, state["window"])
+
+
+def train(config: Config, run: Run, training: Training, stop: StopRequest) -> int:
+    """Train to the end, or until `stop` is requested; returns the exit status."""
+    if run.last_checkpoint is None:  # from its first moment a run can be resumed
+        run.save_checkpoint(training.updates, training.state_dict())
+    saved = time.monotonic()
+    show = ("loss", *(f"valid_{name}" for name in config.task.metrics))
+    with Progress(config.total_updates, training.updates, show) as progress:
+        while True:
+            if training.evaluation_due and not training.validate(stop):
+                break  # a resumed run evaluates first
+            ended = training.updates >= config.total_updates
+            if training.window and (ended or training.updates % config.log_interval == 0):
+                means = {name: sum(values) / len(values) for name, values in training.window.items()}
+                run.log(training.updates, {"steps_seen": training.steps_seen, **means})
+                progress.update(training.updates, means)
+                training.window.clear()
+            if ended or stop.requested:
+                break
+            if time.monotonic() - saved > 60 * config.save_minutes:
+                run.save_checkpoint(training.updates, training.state_dict())
+                saved = time.monotonic()
+            training.update()
+        run.save_checkpoint(training.updates, training.state_dict())
+    command = "python -m engram.supervised.train"
+    if stop.requested:
+        print(f"stopped; continue with: {command} --resume {run.folder}")
+    else:
+        print(f"done; judge it with: {command} --eval {run.folder}")
+    return stop.exit_status
+
+
+def main(argv: list[str]) -> int:
+    try:
+        config, resumed, judged = parse(argv)
+        if judged is not None:
+            print(json.dumps(judge(judged)))
+            return 0
+        if resumed is None:
+            training = Training(config)
+            run = Run.create(config.new_folder(), to_json(config))
+        else:
+            run = Run.resume(resumed)
+            config = from_json(run.config)
+            training = Training(config)
+            with fitting(resumed):
+                training.load_state_dict(run.load_checkpoint()[1])
+        with run, StopRequest() as stop:
+            try:
+                print(f"run folder: {run.folder}", flush=True)
+                return train(config, run, training, stop)
+            except Diverged as error:
+                raise RunError(f"{error}; the last good checkpoint is {run.last_checkpoint}") from error
+    except (ConfigError, RunError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
