@@ -52,7 +52,8 @@ def score(folder: str, split: str, episodes: int | None, seed: int, greedy: bool
     rows = []
     for name, actor in actors.items():
         result = evaluate(actor, played, episodes, seed, num_levels)
-        rows.append(shared | {"policy": name, "mean": result.mean, "standard_error": result.standard_error})
+        scores = {"mean": result.mean, "standard_error": result.standard_error, "success_rate": result.success_rate}
+        rows.append(shared | {"policy": name, **scores})
     return rows
 
 
@@ -61,18 +62,23 @@ def table(rows: list[dict[str, Any]]) -> Table:
     first = rows[0]
     title = f"{first['run']} after {first['step']:,} steps, {first['actions']} actions, {first['episodes']:,} episodes"
     splits = list(dict.fromkeys(row["split"] for row in rows))
-    shown = Table(title=title, caption="undiscounted return of an episode, mean ± standard error over episodes")
+    success = "" if first["success_rate"] is None else " (share of successful episodes)"
+    caption = f"undiscounted return of an episode, mean ± standard error over episodes{success}"
+    shown = Table(title=title, caption=caption)
     shown.add_column("policy")
     for split in splits:
         shown.add_column(split or "return", justify="right")
     for policy in dict.fromkeys(row["policy"] for row in rows):
-        cells = [cell(row["mean"], row["standard_error"]) for row in rows if row["policy"] == policy]
+        cells = [cell(row) for row in rows if row["policy"] == policy]
         shown.add_row(first["core"] if policy == AGENT else policy, *cells, style="bold" if policy == AGENT else None)
     return shown
 
 
-def cell(mean: float, standard_error: float | None) -> str:
-    return f"{mean:.2f}" if standard_error is None else f"{mean:.2f} ± {standard_error:.2f}"
+def cell(row: dict[str, Any]) -> str:
+    shown = f"{row['mean']:.2f}"
+    if row["standard_error"] is not None:
+        shown += f" ± {row['standard_error']:.2f}"
+    return shown if row["success_rate"] is None else f"{shown} ({row['success_rate']:.1%})"
 
 
 def main(argv: list[str]) -> int:

@@ -94,6 +94,8 @@ def train(config: Config, run: Run | None, training: Training, stop: StopRequest
                 score = training.evaluate(lambda: stop.requested) if run is not None else None
                 if score is not None:
                     training.window["test_return"].append(score.mean)
+                    if score.success_rate is not None:
+                        training.window["test_success_rate"].append(score.success_rate)
                 training.evaluation_due = run is not None and score is None  # stopped: a resumed run evaluates first
             ended = training.step >= config.total_steps
             logged = ended or training.rollouts % config.log_interval == 0

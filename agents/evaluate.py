@@ -16,9 +16,10 @@ Actor = Callable[[Inputs], Tensor]
 
 
 class Score(NamedTuple):
-    """Undiscounted returns [episodes], and what is reported of them."""
+    """Undiscounted returns, and successes as 1 or 0 or NaN, each [episodes], and what is reported of them."""
 
     returns: np.ndarray
+    is_success: np.ndarray
 
     @property
     def mean(self) -> float:
@@ -28,6 +29,11 @@ class Score(NamedTuple):
     def standard_error(self) -> float | None:
         """Of the mean, over episodes; None for a single one."""
         return float(self.returns.std(ddof=1) / np.sqrt(len(self.returns))) if len(self.returns) > 1 else None
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of successful episodes; None where the environment does not say."""
+        return None if np.isnan(self.is_success).any() else float(self.is_success.mean())
 
 
 MAX_MEMBERS = 1024
@@ -52,23 +58,23 @@ def evaluate(
     Episode k follows a reset seeded by `seed + k`, on level k % num_levels if there are levels, whoever plays it: every
     actor meets the same levels and starts, and short episodes do not count for more. None if `stopped` says so first.
     """
-    returns = []
+    outcomes = []
     for first in range(0, episodes, envs.num_envs):
         options = None
         if num_levels:
             options = {"level_ids": np.mod(first + np.arange(envs.num_envs), num_levels).astype(np.int64)}
         stepper = Stepper(envs, seed + first, options=options)
         playing = np.arange(envs.num_envs) < episodes - first
-        own = np.zeros(len(playing))
+        own = np.zeros((2, len(playing)))  # returns, successes
         while playing.any():
             if stopped():
                 return None
             _, _, ended = stepper.step(actor(stepper.inputs))
             now = playing[ended.member]  # not those of later episodes, which members play while others finish
-            own[ended.member[now]] = ended.episode_return[now]
+            own[:, ended.member[now]] = ended.episode_return[now], ended.is_success[now]
             playing[ended.member] = False
-        returns.append(own[: episodes - first])
-    return Score(np.concatenate(returns))
+        outcomes.append(own[:, : episodes - first])
+    return Score(*np.concatenate(outcomes, axis=1))
 
 
 class PolicyActor:

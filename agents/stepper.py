@@ -18,11 +18,13 @@ class EnvError(Exception):
 
 
 class Finished(NamedTuple):
-    """Episodes that ended in one step: member, undiscounted return, length in steps, each [K]."""
+    """Episodes that ended in one step: member, undiscounted return, length in steps, success, each [K]."""
 
     member: np.ndarray
     episode_return: np.ndarray
     length: np.ndarray
+    is_success: np.ndarray
+    """1 or 0, as `info["is_success"]` says of episodes that have an aim; NaN where the environment has no such info"""
 
 
 class Stepper:
@@ -47,7 +49,7 @@ class Stepper:
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Finished]:
         """action [B, ...], in the environment's form -> reward float32 [B], terminated bool [B], ended episodes."""
         starts, acted = self._ended, action.cpu().numpy()
-        observation, reward, terminated, truncated, _ = self._call(self.envs.step, acted)
+        observation, reward, terminated, truncated, info = self._call(self.envs.step, acted)
         reward = np.where(starts, 0, reward).astype(np.float32)
         self._return = np.where(starts, 0, self._return + reward)
         self._length = np.where(starts, 0, self._length + 1)
@@ -56,7 +58,8 @@ class Stepper:
         last_action = acted.copy()
         last_action[starts] = 0
         self.inputs = self._inputs(observation, last_action, reward, starts)
-        ended = Finished(member, self._return[member], self._length[member])
+        success = np.broadcast_to(np.asarray(info.get("is_success", np.nan), float), starts.shape)
+        ended = Finished(member, self._return[member], self._length[member], success[member])
         return self.inputs.last_reward, self._tensor(terminated & ~starts), ended
 
     def state_dict(self) -> dict:

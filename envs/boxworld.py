@@ -31,7 +31,7 @@ MEMBER = np.dtype(
         ("solution_length", "i8"),
         ("num_distractors", "i8"),
         ("num_opened", "i8"),
-        ("solved", "?"),
+        ("is_success", "?"),
         ("opened_wrong", "?"),
     ],
     align=True,
@@ -58,7 +58,7 @@ def begin(member, cells, split, base_seed, options):
     member.held = -1
     member.time = member.num_opened = 0
     member.solution_length, member.num_distractors = length, distractors
-    member.done = member.solved = member.opened_wrong = False
+    member.done = member.is_success = member.opened_wrong = False
     return length > 0
 
 
@@ -89,7 +89,7 @@ def play(member, cells, action, rules):
             return 0.0
         if cell == GEM:
             reward = rules.reward_gem
-            member.solved = member.done = True
+            member.is_success = member.done = True
         else:
             member.held = cell - KEY
     cells[member.row, member.column] = FLOOR
@@ -132,7 +132,7 @@ def _play_members(members, cells, rules, palette, mask, actions, observations, r
             member = members[slot]
             rewards[slot] = play(member, cells[slot], actions[slot], rules)
             observe(member, cells[slot], palette, window, observations[slot])
-            terminated[slot] = member.solved or member.opened_wrong
+            terminated[slot] = member.is_success or member.opened_wrong
             truncated[slot] = member.done and not terminated[slot]
 
 
@@ -168,7 +168,7 @@ class BoxWorldVector(BatchedEnv):
     The floor is light grey, the agent grey, the gem white; walls and what lies behind them are black.
 
     `info` holds for each member `level_id`, `solution_length` and `num_distractors` of the level, `num_opened` boxes of
-    the path, and whether the episode was `solved` or has `opened_wrong`.
+    the path, and whether the episode was solved, `is_success`, or has `opened_wrong`.
 
     Args:
         num_envs: agents N.
@@ -238,7 +238,7 @@ class BoxWorldVector(BatchedEnv):
         super().__init__(
             num_envs,
             MEMBER,
-            ("solution_length", "num_distractors", "num_opened", "solved", "opened_wrong"),
+            ("solution_length", "num_distractors", "num_opened", "is_success", "opened_wrong"),
             Box(0, 255, shape, np.uint8),
             Discrete(len(MOVES)),
             levels=LevelSet(split, num_levels, level_base_seed, level_sampling),

@@ -258,7 +258,7 @@ def test_play_follows_the_rules(view, max_steps, wandering, seed):
         for slot, world in enumerate(worlds):
             result = rewards[slot], terminated[slot], truncated[slot]
             assert result == world.step(actions[slot])
-            told = info["num_opened"][slot], info["solved"][slot], info["opened_wrong"][slot]
+            told = info["num_opened"][slot], info["is_success"][slot], info["opened_wrong"][slot]
             assert told == (world.opened, world.solved, world.wrong)
         ended = terminated | truncated
 
@@ -319,7 +319,7 @@ def test_gem():
     *_, terminated, truncated, info = results[-1]
     assert terminated[0]
     assert not truncated[0]
-    assert info["solved"][0]
+    assert info["is_success"][0]
     assert info["num_opened"][0] == 2
 
 

@@ -124,6 +124,18 @@ def test_an_environment_without_splits(runs, scores):
     assert "return" in shown
 
 
+def test_the_share_of_successes_stands_beside_the_return(tmp_path, runs, scores):
+    folder = str(tmp_path / "run")
+    assert train_rl.main([*f"--env boxworld --preset easy {SMALL} {CORES['lstm']}".split(), "--folder", folder]) == 0
+    rows, shown = scores(folder, "--split", "test", "--episodes", 20)
+    rates = {row["policy"]: row["success_rate"] for row in rows}
+    assert rates["oracle"] == 1 > rates["random"]
+    (line,) = (line for line in shown.splitlines() if "oracle" in line)
+    assert line.endswith(" (100.0%) │")
+    assert "share of successful episodes" in " ".join(shown.split())
+    assert {row["success_rate"] for row in scores(runs["cartpole"])[0]} == {None}
+
+
 def test_evaluating_changes_nothing(runs, scores):
     before = snapshot(runs["fwm"])
     scores(runs["fwm"])

@@ -12,9 +12,12 @@ from engram.policies import Inputs, core_config, make_policy
 
 
 class Paying(gymnasium.Env):
-    """Pays 1 a step; seed s makes every episode last 1 + s % 5 steps."""
+    """Pays 1 a step; seed s makes every episode last 1 + s % 5 steps, of which 4 and 5 are a success."""
 
     observation_space, action_space = Box(0, 10, (1,)), Discrete(2)
+
+    def __init__(self, says_success: bool = False):
+        self.says_success = says_success
 
     def reset(self, *, seed=None, options=None):
         if seed is not None:
@@ -24,7 +27,9 @@ class Paying(gymnasium.Env):
 
     def step(self, action):
         self.time += 1
-        return np.full(1, self.time, np.float32), 1.0, self.time == self.length, False, {}
+        ended = self.time == self.length
+        said = {"is_success": self.length > 3} if ended and self.says_success else {}
+        return np.full(1, self.time, np.float32), 1.0, ended, False, said
 
 
 gymnasium.register("Paying-v0", Paying)
@@ -47,13 +52,23 @@ def test_episode_k_is_that_of_seed_plus_k(episodes, returns):
     envs = make_vec("Paying-v0", 3)
     score = evaluate(lambda inputs: torch.zeros(3, dtype=torch.int64), envs, episodes, seed=10)
     assert score.returns.tolist() == returns
+    assert score.success_rate is None, "the environment does not say"
+
+
+def test_successes_are_those_of_the_same_episodes():
+    envs = make_vec("Paying-v0", 3, says_success=True)
+    score = evaluate(lambda inputs: torch.zeros(3, dtype=torch.int64), envs, 9, seed=10)
+    assert score.is_success.tolist() == [length > 3 for length in score.returns]
+    assert score.success_rate == 3 / 9
 
 
 def test_a_score_is_a_mean_and_its_standard_error():
-    score = Score(np.array([1.0, 2.0, 6.0]))
+    score = Score(np.array([1.0, 2.0, 6.0]), np.array([1.0, 0.0, 0.0]))
     assert score.mean == 3
     assert score.standard_error == pytest.approx(np.sqrt(7 / 3))  # the variance over episodes is (4 + 1 + 9) / 2
-    assert Score(np.array([5.0])).standard_error is None
+    assert score.success_rate == pytest.approx(1 / 3)
+    single = Score(np.array([5.0]), np.array([np.nan]))
+    assert (single.standard_error, single.success_rate) == (None, None)
 
 
 @pytest.mark.parametrize("core", ["lstm", "fwm"])
