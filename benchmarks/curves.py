@@ -58,8 +58,9 @@ FIGURES = {
 def export(run: Path, name: str) -> Path:
     """Write the curve of a run folder to results/NAME.json: steps, training returns, held-out returns, seconds."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    size = max(1, len(rows) // POINTS)
-    groups = [rows[i : i + size] for i in range(0, len(rows), size)]
+    played = [row for row in rows if "return" in row]  # where episodes are long, a line may have seen none end
+    size = max(1, len(played) // POINTS)
+    groups = [played[i : i + size] for i in range(0, len(played), size)]
     config = json.loads((run / "config.json").read_text()) | {"folder": None}  # the same run in any folder
     curve = {
         "config": config,
