@@ -15,7 +15,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from engram.envs.options import check_choice, check_integer, check_number
+from engram.envs.options import check_choice, check_integer, check_number, member_seeds
 from engram.envs.streams import seeded
 
 try:
@@ -184,14 +184,7 @@ class AtariVector(VectorEnv):
             raise ResetNeeded(f"call reset before the first {what}")
 
     def _made(self, seed: int | Sequence[int]) -> VectorEnv:
-        if not isinstance(seed, Sequence | np.ndarray):
-            check_integer("seed", seed, 0)
-            seed = [seed + slot for slot in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(f"seed must be one integer or {self.num_envs} of them; got {len(seed)}")
-        for value in seed:
-            check_integer("seed", value, 0)
-        seeds = (seeded(list(seed)) >> np.uint64(33)).tolist()  # envpool's are below 2**31
+        seeds = (seeded(member_seeds(seed, self.num_envs)) >> np.uint64(33)).tolist()  # envpool's are below 2**31
         options = self._options | {"env_seed": seeds, "render_mode": self.render_mode}
         return envpool.make(f"{self.game}-v5", env_type="gymnasium", **options)
 

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from engram.envs.levels import SPLITS, LevelSet
-from engram.envs.options import check_choice, check_integer
+from engram.envs.options import check_choice, check_integer, member_seeds
 from engram.envs.streams import seeded
 
 MEMBER_FIELDS = [("rng", "u8"), ("level_id", "i8"), ("done", "?")]
@@ -216,14 +216,8 @@ class BatchedEnv(VectorEnv):
             if self._started:
                 return
             seed = int(np.random.SeedSequence().generate_state(1)[0])
-        if not isinstance(seed, Sequence | np.ndarray):
-            check_integer("seed", seed, 0)
-            seed = [seed + slot for slot in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(f"seed must be one integer or {self.num_envs} of them; got {len(seed)}")
-        for value in seed:
-            check_integer("seed", value, 0)
-        self._members["rng"][mask] = seeded([int(seed[slot]) for slot in np.flatnonzero(mask)])
+        seeds = member_seeds(seed, self.num_envs)
+        self._members["rng"][mask] = seeded([seeds[slot] for slot in np.flatnonzero(mask)])
 
     def _reset_mask(self, mask: np.ndarray | None) -> np.ndarray:
         if mask is None:

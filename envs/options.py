@@ -1,4 +1,4 @@
-"""Checks of constructor options: each raises one clear line."""
+"""Checks of options and seeds: each raises one clear line."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +18,18 @@ def check_integer(name: str, value: Any, low: int, high: int | None = None) -> N
     if not is_integer or value < low or (high is not None and value > high):
         limits = f"at least {low}" if high is None else f"in {low}..{high}"
         raise ValueError(f"{name} must be an integer {limits}; got {value!r}")
+
+
+def member_seeds(seed: int | Sequence[int], num_envs: int) -> list[int]:
+    """A seed for each member: those given or, from one integer s, s + i for member i. Raises ValueError."""
+    if not isinstance(seed, Sequence | np.ndarray):
+        check_integer("seed", seed, 0)
+        return [int(seed) + slot for slot in range(num_envs)]
+    if len(seed) != num_envs:
+        raise ValueError(f"seed must be one integer or {num_envs} of them; got {len(seed)}")
+    for value in seed:
+        check_integer("seed", value, 0)
+    return [int(value) for value in seed]
 
 
 def check_number(name: str, value: Any, low: float, *, above: bool = False) -> None:
