@@ -2,59 +2,118 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 from gymnasium.error import DependencyNotInstalled
+from gymnasium.vector import VectorEnv
 from rich.console import Console
 from rich.table import Table
 
 from engram import envs
-from engram.agents.config import from_json
-from engram.agents.evaluate import PolicyActor, ReferenceActor, evaluate, members
+from engram.agents.config import Config, RunConfig, from_json, to_json
+from engram.agents.episode import Episode, Memory, as_data, look_back, play
+from engram.agents.evaluate import Actor, PolicyActor, ReferenceActor, evaluate, members
 from engram.agents.stepper import EnvError
 from engram.checkpoint import write_atomically
 from engram.command_line import ConfigError
-from engram.policies import make_policy
+from engram.policies import Policy, make_policy
+from engram.report import learning_curves, write_film, write_page
+from engram.report.curves import differences, flat, run_name
+from engram.report.film import check_film
+from engram.report.page import plotly_script
 from engram.run import RunError, fitting, load_checkpoint, read_config
 
 AGENT = "agent"
 """name of the trained policy among the scores; the others are reference policies"""
 
 
-def score(folder: str, split: str, episodes: int | None, seed: int, greedy: bool) -> list[dict[str, Any]]:
-    """Scores of a run's newest checkpoint and of the reference policies, on the same levels from the same seeds.
+class Judged(NamedTuple):
+    """The newest checkpoint of a run, and the episodes it is judged by."""
+
+    folder: str
+    config: RunConfig
+    step: int
+    weights: dict[str, Any]
+    options: dict[str, Any]
+    """of the environment"""
+    num_levels: float | None
+    """levels that there are, infinity included; None where the environment has no levels"""
+
+    @classmethod
+    def load(cls, folder: str, split: str) -> Self:
+        """Raises: ConfigError or RunError if there is no such run, or no checkpoint of it."""
+        config = from_json(read_config(folder))
+        step, state = load_checkpoint(folder)
+        options = config.env.options(split) | envs.evaluation_options(config.env.name)
+        num_levels = config.env.num_levels()
+        finite = num_levels is not None and isfinite(num_levels)
+        if finite and options.get("level_sampling") == "fixed" and options["split"] == config.env.options()["split"]:
+            # member i trained on level i, and no other level was seen
+            num_levels = min(num_levels, config.env.num_envs)
+        return cls(folder, config, step, state["learner"]["policy"], options, num_levels)
+
+    def actor(self, played: VectorEnv, seed: int, greedy: bool) -> Actor:
+        """The trained policy, as it plays in an environment like that of the run."""
+        if isinstance(self.config, Config):
+            return PolicyActor(self.policy(played), played.num_envs, seed, greedy)
+        from engram.agents.sb3_learner import SB3Actor, SB3Learner  # slow to import
+
+        policy = SB3Learner(self.config, envs.gymnasium_id(self.config.env.name)).policy
+        with fitting(self.folder):
+            policy.load_state_dict(self.weights)
+        return SB3Actor(policy, played.num_envs, seed, greedy)
+
+    def policy(self, played: VectorEnv) -> Policy:
+        """The trained policy for an environment like that of the run. Raises: RunError if it is another package's."""
+        if not isinstance(self.config, Config):
+            raise RunError(f"{self.folder} is of {self.config.agent_name}, whose network cannot be looked into")
+        policy = make_policy(self.config.core, played, **vars(self.config.policy))
+        with fitting(self.folder):
+            policy.load_state_dict(self.weights)
+        return policy
+
+    def about(self) -> dict[str, Any]:
+        """What scores and pictures of it are of."""
+        name = self.config.env.name
+        shared = {"run": self.folder, "env": name, "core": self.config.title, "step": self.step}
+        return shared | {"split": self.options.get("split")}
+
+
+def score(judged: Judged, episodes: int | None, seed: int, greedy: bool) -> list[dict[str, Any]]:
+    """Scores of a trained policy and of the reference policies, on the same levels from the same seeds.
 
     Args: episodes: as many for each policy; None for one on every level, or where there are no levels, as many as an
           evaluation during training had.
     """
-    config = from_json(read_config(folder))
-    step, state = load_checkpoint(folder)
-    options = config.env.options(split) | envs.evaluation_options(config.env.name)
-    num_levels = config.env.num_levels()
-    finite = num_levels is not None and isfinite(num_levels)
-    episodes = episodes or (num_levels if finite else config.eval_episodes)
-    if finite and options.get("level_sampling") == "fixed" and options["split"] == config.env.options()["split"]:
-        num_levels = min(num_levels, config.env.num_envs)  # member i trained on level i, and no other level was seen
-    played = envs.make_vec(config.env.name, members(episodes, num_levels, config.env.num_envs), **options)
-    policy = make_policy(config.core, played, **vars(config.policy))
-    with fitting(folder):
-        policy.load_state_dict(state["learner"]["policy"])
-
-    actors = {AGENT: PolicyActor(policy, played.num_envs, seed, greedy)}
+    config, num_levels = judged.config, judged.num_levels
+    every = config.env.num_levels()
+    episodes = episodes or (every if every is not None and isfinite(every) else config.eval_episodes)
+    played = envs.make_vec(config.env.name, members(episodes, num_levels, config.env.num_envs), **judged.options)
+    actors = {AGENT: judged.actor(played, seed, greedy)}
     for name, reference in envs.reference_policies(config.env.name).items():
         actors[name] = ReferenceActor(reference(played, seed))
-    shared = {"run": folder, "env": config.env.name, "core": config.core_name, "step": step, "seed": seed}
-    shared |= {"split": options.get("split"), "actions": "greedy" if greedy else "sampled", "episodes": episodes}
+    shared = judged.about() | {"seed": seed, "actions": "greedy" if greedy else "sampled", "episodes": episodes}
     rows = []
     for name, actor in actors.items():
         result = evaluate(actor, played, episodes, seed, num_levels)
         scores = {"mean": result.mean, "standard_error": result.standard_error, "success_rate": result.success_rate}
-        rows.append(shared | {"policy": name, **scores})
+        rows.append(shared | {"policy": name, **scores, "returns": result.returns})
     return rows
+
+
+def recall(judged: Judged, args: argparse.Namespace, **options: Any) -> tuple[Episode, Memory]:
+    """Episode `args.episode` of those that `score` plays, step by step: on the same level, from the same seed."""
+    played = envs.make_vec(judged.config.env.name, 1, **judged.options, **options)
+    policy, seed = judged.policy(played), args.seed + args.episode
+    level_id = int(args.episode % judged.num_levels) if judged.num_levels else None
+    episode = play(PolicyActor(policy, 1, seed, args.greedy), played, seed, level_id)
+    return episode, look_back(policy, episode)
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
@@ -89,24 +148,115 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=integer(0), default=0, help="of actions and episodes")
     parser.add_argument("--greedy", action="store_true", help="take the likeliest action instead of drawing one")
     parser.add_argument("--json", metavar="FILE", help="also write the scores there")
+    parser.add_argument("--report", metavar="FILE", help="also draw the runs on a page of HTML")
+    parser.add_argument("--video", metavar="FILE", help="also film one run, as .gif")
+    parser.add_argument("--episode", type=integer(0), default=0, help="which one --report and --video show (default 0)")
     args = parser.parse_args(argv)
-    rows, folders = [], list(dict.fromkeys(args.runs))
+    folders = list(dict.fromkeys(args.runs))
     try:
-        if args.json and not Path(args.json).parent.is_dir():
-            raise RunError(f"cannot write {args.json}: there is no folder {Path(args.json).parent}")
+        for path in filter(None, (args.json, args.report, args.video)):
+            check_writable(path)
+        if args.video:
+            check_film(args.video)
+            if len(folders) > 1:
+                raise RunError(f"--video films one run; got {len(folders)}")
+        if args.report:
+            plotly_script()  # fails now, not after the evaluation
+        rows, judged, missing = judge(folders, args)
         for folder in folders:
-            for split in ("train", "test") if args.split == "both" else (args.split,):
-                rows += score(folder, split, args.episodes, args.seed, args.greedy)
-                if rows[-1]["split"] is None:
-                    break  # the environment has no splits to tell apart
-        for folder in folders:
-            Console().print(table([row for row in rows if row["run"] == folder]))
+            if own := [row for row in rows if row["run"] == folder]:
+                Console().print(table(own))
         if args.json:
-            write_atomically(Path(args.json), json.dumps(rows, indent=2).encode() + b"\n")
+            plain = [{name: value for name, value in row.items() if name != "returns"} for row in rows]
+            write_atomically(Path(args.json), json.dumps(plain, indent=2).encode() + b"\n")
+        if args.report:
+            write_page(args.report, report(folders, rows, judged, missing, args))
+        if args.video:
+            if not judged:
+                raise RunError(f"cannot film {folders[0]}: {missing[0]}")
+            film(judged[0], args)
     except (ConfigError, EnvError, RunError, DependencyNotInstalled, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def judge(folders: list[str], args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[Judged], list[str]]:
+    """Scores of all runs; the runs as judged last; with a report, a line for each that has no checkpoint to judge."""
+    rows, last, missing = [], {}, []
+    for folder in folders:
+        read_config(folder)  # without one it is no run
+        for split in ("train", "test") if args.split == "both" else (args.split,):
+            try:
+                last[folder] = Judged.load(folder, split)
+            except RunError as error:
+                if not args.report:
+                    raise
+                missing.append(str(error))
+                break
+            rows += score(last[folder], args.episodes, args.seed, args.greedy)
+            if rows[-1]["split"] is None:
+                break  # the environment has no splits to tell apart
+    return rows, list(last.values()), missing
+
+
+def report(
+    folders: list[str], rows: list[dict[str, Any]], judged: list[Judged], missing: list[str], args: argparse.Namespace
+) -> dict[str, Any]:
+    """What `engram.report.write_page` takes: curves, scores and settings of all runs, one episode of each."""
+    configs = {folder: to_json(from_json(read_config(folder))) for folder in folders}  # whole, also of older runs
+    curves, without_curve = learning_curves(configs)
+    memories, without_memory = [], list(missing)
+    for run in judged:
+        try:
+            episode, memory = recall(run, args, render_mode="rgb_array")
+        except RunError as error:
+            without_memory.append(str(error))
+            continue
+        except (DependencyNotInstalled, ValueError) as error:
+            without_memory.append(f"{run.config.env.name} shows no pictures: {error}")
+            episode, memory = recall(run, args)
+        memories.append(run.about() | {"episode": args.episode} | as_data(episode, memory))
+    runs = [
+        {
+            "folder": folder,
+            "name": run_name(folder, folders),
+            "env": config["env"]["name"],
+            "core": config.get("core_name", config["agent_name"]),
+        }
+        for folder, config in configs.items()
+    ]
+    return {
+        "runs": runs,
+        "curves": curves,
+        "scores": [row | {"shown": cell(row)} for row in rows],
+        "differences": differences(configs),
+        "configs": [flat(config) for config in configs.values()],
+        "memories": memories,
+        "missing": {"curves": without_curve, "scores": missing, "memory": without_memory},
+    }
+
+
+def film(judged: Judged, args: argparse.Namespace) -> None:
+    """Write the film of one episode: what the environment shows, what was done, the return so far."""
+    episode, _ = recall(judged, args, render_mode="rgb_array")
+    if not episode.pictures:
+        raise RunError(f"cannot film {judged.config.env.name}: it shows no pictures")
+    returns = np.concatenate([[0.0], episode.reward.cumsum()])
+    of = f"{judged.config.title} after {judged.step:,} steps"
+    captions = [f"{of}\nstep {t} of {len(episode)}, return {returns[t]:.2f}" for t in range(len(episode) + 1)]
+    write_film(args.video, episode.pictures, captions, episode.fps)
+
+
+def check_writable(path: str) -> None:
+    """Raise a RunError where a file could not be written, before anything is computed."""
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise RunError(f"cannot write {path}: there is no folder {folder}")
+    if Path(path).is_dir():
+        raise RunError(f"cannot write {path}: it is a folder")
+    if not os.access(folder, os.W_OK):
+        raise RunError(f"cannot write {path}: no permission to write in {folder}")
 
 
 def integer(least: int) -> Callable[[str], int]:

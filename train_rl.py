@@ -6,14 +6,15 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import torch
 from gymnasium.error import DependencyNotInstalled
 
 from engram import envs, ranks
-from engram.agents.actors import Actor, ActorError, InlineActors, ThreadActors
-from engram.agents.config import Config, from_json, parse, to_json
+from engram.agents.actors import Actor, ActorError, Actors, InlineActors, ThreadActors
+from engram.agents.config import Config, RunConfig, from_json, parse, to_json
 from engram.agents.evaluate import PolicyActor, Score, evaluate, members
 from engram.agents.learner import Learner
 from engram.agents.presets import preset
@@ -25,30 +26,25 @@ from engram.policies import make_policy
 from engram.progress import Progress
 from engram.run import Run, RunError, StopRequest, fitting
 
-TEST_SEED = 1_000_000
-"""added to the run's seed for the episodes of evaluations, which are the same every time"""
-
 
 class Training:
     """All that changes during a run, and that a checkpoint holds; of several ranks, the part of this one."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: RunConfig):
         self.config, device, env = config, torch_device(config.device), config.env
-        seeds = [config.seed + env.num_envs * (ranks.rank() * config.num_actors + i) for i in range(config.num_actors)]
-        random.seed(seeds[0])
-        np.random.seed(seeds[0] % 2**32)  # noqa: NPY002 -- environments of others may draw from the global generator
-        torch.manual_seed(config.seed)  # every rank starts from the same weights
-        self.envs = [envs.make_vec(env.name, env.num_envs, **env.options()) for _ in seeds]
         num_test_envs = members(config.eval_episodes, env.num_levels(), env.num_envs)
         test_options = env.options("test") | envs.evaluation_options(env.name)
         self.test_envs = envs.make_vec(env.name, num_test_envs, **test_options)
-        policy = make_policy(config.core, self.envs[0], **vars(config.policy)).to(device)
-        self.learner = Learner(policy, config.agent, config.optim, config.minibatches)
-        actors = [Actor(e, policy, config.unroll_length, seed) for e, seed in zip(self.envs, seeds, strict=True)]
-        if config.actors == "inline":
-            self.actors = InlineActors(*actors, self.learner)
+        if isinstance(config, Config):
+            torch.manual_seed(config.seed)  # every rank starts from the same weights
+            policy = make_policy(config.core, self.test_envs, **vars(config.policy)).to(device)
+            self.learner = Learner(policy, config.agent, config.optim, config.minibatches)
+            self.actors, self.player = make_actors(config, self.learner), PolicyActor
         else:
-            self.actors = ThreadActors(actors, self.learner, config.queue_size, config.actor_timeout)
+            from engram.agents.sb3_learner import SB3Actor, SB3Actors, SB3Learner  # slow to import
+
+            self.learner = SB3Learner(config, envs.gymnasium_id(env.name), device)
+            self.actors, self.player = SB3Actors(self.learner), SB3Actor
         self.step = self.rollouts = 0
         self.evaluation_due = False
         self.window = defaultdict(list)  # metrics since the last line of metrics.jsonl
@@ -56,9 +52,9 @@ class Training:
     def evaluate(self, stopped: Callable[[], bool]) -> Score | None:
         """Score of the policy as it is, on held-out levels where the environment has them; None if stopped."""
         config = self.config
-        actor = PolicyActor(self.learner.policy, self.test_envs.num_envs, config.seed)
-        seed, num_levels = config.seed + TEST_SEED, config.env.num_levels()
-        return evaluate(actor, self.test_envs, config.eval_episodes, seed, num_levels, stopped)
+        actor = self.player(self.learner.policy, self.test_envs.num_envs, config.seed)
+        num_levels = config.env.num_levels()
+        return evaluate(actor, self.test_envs, config.eval_episodes, config.seed, num_levels, stopped)
 
     def save(self, run: Run | None) -> None:
         """Write a checkpoint of all ranks; each calls this, and rank 0 alone has the run."""
@@ -81,7 +77,24 @@ class Training:
         self.window = defaultdict(list, state["window"])
 
 
-def train(config: Config, run: Run | None, training: Training, stop: StopRequest) -> int:
+def make_actors(config: Config, learner: Learner) -> Actors:
+    """The actors of this rank, of the kind that the config names."""
+    env, count = config.env, config.num_actors
+    seeds = [config.seed + env.num_envs * (ranks.rank() * count + i) for i in range(count)]
+    random.seed(seeds[0])
+    np.random.seed(seeds[0] % 2**32)  # noqa: NPY002 -- environments of others may draw from the global generator
+    make_envs = partial(envs.make_vec, env.name, env.num_envs, **env.options())
+    if config.actors == "ray":
+        from engram.agents.actors_ray import RayActors  # an extra
+
+        return RayActors(make_envs, seeds, learner, config.unroll_length, config.actor_timeout, config.ray_address)
+    actors = [Actor(make_envs(), learner.policy, config.unroll_length, seed) for seed in seeds]
+    if config.actors == "threads":
+        return ThreadActors(actors, learner, config.queue_size, config.actor_timeout)
+    return InlineActors(*actors, learner)
+
+
+def train(config: RunConfig, run: Run | None, training: Training, stop: StopRequest) -> int:
     """Train to the end, or until `stop` is requested; returns the exit status. Rank 0 has the run, others have None."""
     learner = training.learner
     if training.rollouts == 0:  # from its first moment a run can be resumed
@@ -133,9 +146,9 @@ def train(config: Config, run: Run | None, training: Training, stop: StopRequest
     return stop.exit_status
 
 
-def start(argv: list[str]) -> tuple[Config, Run | None, Training]:
+def start(argv: list[str]) -> tuple[RunConfig, Run | None, Training]:
     """The run that the command line asks for, new or resumed; the ranks behind rank 0 have no Run."""
-    config, folder = parse(argv, envs.env_options, preset)
+    config, folder = parse(argv, envs.env_options, lambda env, *choice: preset(envs.short_name(env), *choice))
     leads = ranks.rank() == 0
     if folder is None:
         training = Training(config)

@@ -1,11 +1,14 @@
-"""Where rollouts come from: environments that are played in turn with learning, or in threads beside it."""
+"""Where rollouts come from: environments that are played in turn with learning, or in threads beside it.
+
+`actors_ray.py` has those in processes of their own.
+"""
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +26,17 @@ JOIN_SECONDS = 2.0
 
 class ActorError(Exception):
     """An actor raised, or hangs."""
+
+
+def complaint(error: Exception) -> str:
+    """One line of what an actor raised."""
+    said = str(error) if isinstance(error, EnvError) else f"raised {type(error).__name__}: {error}"
+    return said.split("\n")[0]
+
+
+def hung(actor: int, timeout: float) -> str:
+    """One line of an actor that takes longer than `timeout` seconds."""
+    return f"actor {actor} has not finished a rollout for {timeout:g} s (--actor-timeout)"
 
 
 class Actor:
@@ -55,6 +69,26 @@ class Actor:
         self.generator.set_state(state["generator"])
 
 
+class Actors(Protocol):
+    """What the learner's loop takes rollouts from, inside a `with` statement that is entered once."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def next_rollout(self, stopped: Callable[[], bool]) -> tuple[Rollout, int] | None:
+        """A rollout, and the updates since its policy; None if `stopped` says so first.
+
+        Raises: ActorError naming the actor that has raised or hangs.
+        """
+
+    def state_dict(self) -> list:
+        """Of each actor, where its last rollout that was learned from ended."""
+
+    def load_state_dict(self, states: list, step: int) -> None:
+        """Continue from there; `step` is that of the run."""
+
+
 class InlineActors:
     """One actor, in the thread that learns: the newest policy plays every rollout, and a resumed run is exact."""
 
@@ -68,7 +102,6 @@ class InlineActors:
         pass
 
     def next_rollout(self, stopped: Callable[[], bool]) -> tuple[Rollout, int]:
-        """A rollout, and its policy lag, which is 0 here."""
         return self.actor.play(self.learner.policy), 0
 
     def state_dict(self) -> list[dict]:
@@ -127,10 +160,6 @@ class ThreadActors:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def next_rollout(self, stopped: Callable[[], bool]) -> tuple[Rollout, int] | None:
-        """The oldest rollout in the queue, and the updates since its policy; None if `stopped` says so first.
-
-        Raises: ActorError naming the actor that has raised or hangs.
-        """
         self._publish()
         with self._changed:
             while True:
@@ -164,7 +193,7 @@ class ThreadActors:
         now = time.monotonic()
         for i, since in enumerate(self._playing_since):
             if since is not None and now - since > self.timeout:
-                raise ActorError(f"actor {i} has not finished a rollout for {self.timeout:g} s (--actor-timeout)")
+                raise ActorError(hung(i, self.timeout))
 
     def _act(self, i: int, policy: Policy) -> None:
         """What the thread of actor i does."""
@@ -184,9 +213,8 @@ class ThreadActors:
         except _Stopped:
             pass
         except Exception as error:
-            said = error if isinstance(error, EnvError) else f"raised {type(error).__name__}: {error}"
             with self._changed:
-                self._error = ActorError(f"actor {i}: {said}".split("\n")[0])
+                self._error = ActorError(f"actor {i}: {complaint(error)}")
                 self._error.__cause__ = error
                 self._changed.notify_all()
 

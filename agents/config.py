@@ -11,6 +11,7 @@ import tyro
 
 from engram.agents import AGENTS
 from engram.agents.actor_critic import ActorCritic
+from engram.agents.sb3 import SB3_AGENTS
 from engram.command_line import ConfigError, check_name, choose, new_folder, read_flags
 from engram.optim import OptimConfig
 from engram.policies import CORES, CoreConfig, core_config
@@ -54,29 +55,15 @@ class PolicyConfig:
             raise ConfigError(f"reward_clip={self.reward_clip}, but it must be above 0, or None (--policy.reward-clip)")
 
 
-@dataclass(frozen=True)
-class Config:
-    """Everything a run depends on; saved with it, and all that evaluating or resuming it needs."""
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What runs of every agent have in common, and all that those of other packages have."""
 
     env: EnvConfig
-    core_name: tyro.conf.Fixed[str]
-    core: CoreConfig
     agent_name: tyro.conf.Fixed[str]
     agent: Any
-    policy: PolicyConfig = PolicyConfig()
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    actors: Literal["inline", "threads"] = "inline"
-    """where rollouts come from: inline plays and learns in turn; threads play while this learns, with older policies"""
-    num_actors: int = 1
-    """threads that play, each in env.num_envs environments of its own; a rollout is always of one actor"""
-    queue_size: int = 1
-    """rollouts of threads that wait for the learner, at most"""
-    actor_timeout: float = 300.0
-    """seconds that a thread may take for a rollout, before it counts as hung"""
     unroll_length: int = 20
     """steps of each environment in a rollout"""
-    minibatches: int = 1
-    """parts of a rollout, by environments, that get an update each, one after the other"""
     total_steps: int = 10_000_000
     """steps of all environments together at which training ends"""
     eval_interval: int = 1_000_000
@@ -92,17 +79,67 @@ class Config:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto is cuda where there is one"""
     folder: str | None = None
-    """the run folder; None for runs/ENV-CORE-AGENT-sSEED, with a number behind it if that exists"""
+    """the run folder; None for one in runs named by environment, core, agent and seed, with a number behind it if that
+    exists"""
 
     def __post_init__(self):
-        counts = "num_actors", "queue_size", "unroll_length", "minibatches", "total_steps"
-        for name in (*counts, "eval_interval", "eval_episodes", "log_interval"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}, but it must be at least 1 (--{_flag(name)})")
+        for name in ("unroll_length", "total_steps", "eval_interval", "eval_episodes", "log_interval"):
+            self.require_count(name)
         if self.env.options().get("split") == "test":
             raise ConfigError("env.kwargs.split='test' is held out, to evaluate on (--env.kwargs.split)")
         if self.env.num_envs < 1:
             raise ConfigError(f"env.num_envs={self.env.num_envs}, but it must be at least 1 (--env.num-envs)")
+        if not self.save_minutes >= 0:
+            raise ConfigError(f"save_minutes={self.save_minutes}, but it must be at least 0 (--save-minutes)")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed={self.seed}, but it must be at least 0 and below 2**32 (--seed)")
+
+    def require_count(self, field: str) -> None:
+        """Raise a ConfigError unless the field is at least 1."""
+        if getattr(self, field) < 1:
+            flag = field.replace("_", "-")
+            raise ConfigError(f"{field}={getattr(self, field)}, but it must be at least 1 (--{flag})")
+
+    @property
+    def title(self) -> str:
+        """What the trained policy is called beside others on the same environment."""
+        return self.agent_name
+
+    def new_folder(self) -> Path:
+        """Where the run goes: `folder`, else the first free one named after the run."""
+        if self.folder is not None:
+            return Path(self.folder)
+        what = dict.fromkeys((self.env.name, self.title, self.agent_name))
+        name = f"{'-'.join(what)}-s{self.seed}"
+        return new_folder(name.replace("/", "-").replace(":", "-"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    """Everything a run of ours depends on; saved with it, and all that evaluating or resuming it needs."""
+
+    core_name: tyro.conf.Fixed[str]
+    core: CoreConfig
+    policy: PolicyConfig = PolicyConfig()
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    minibatches: int = 1
+    """parts of a rollout, by environments, that get an update each, one after the other"""
+    actors: Literal["inline", "threads", "ray"] = "inline"
+    """where rollouts come from: inline plays and learns in turn; threads, or ray's processes, play while this learns,
+    with older policies"""
+    num_actors: int = 1
+    """threads or processes that play, each in env.num_envs environments of its own; a rollout is always of one actor"""
+    queue_size: int = 1
+    """rollouts of threads that wait for the learner, at most"""
+    actor_timeout: float = 300.0
+    """seconds that a thread or process may take for a rollout, before it counts as hung"""
+    ray_address: str | None = None
+    """HOST:PORT of the Ray cluster that actors run on; None for one on this machine, for as long as the run lasts"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("minibatches", "num_actors", "queue_size"):
+            self.require_count(name)
         if self.minibatches > self.env.num_envs:
             raise ConfigError(
                 f"minibatches={self.minibatches}, but it must be at most env.num_envs={self.env.num_envs} "
@@ -112,19 +149,14 @@ class Config:
             raise ConfigError(
                 f"num_actors={self.num_actors}, but --actors inline is one (--num-actors, --actors threads)"
             )
+        if self.actors != "ray" and self.ray_address is not None:
+            raise ConfigError(f"ray_address={self.ray_address}, but --actors {self.actors} needs none (--ray-address)")
         if not self.actor_timeout > 0:
             raise ConfigError(f"actor_timeout={self.actor_timeout}, but it must be above 0 (--actor-timeout)")
-        if not self.save_minutes >= 0:
-            raise ConfigError(f"save_minutes={self.save_minutes}, but it must be at least 0 (--save-minutes)")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed={self.seed}, but it must be at least 0 and below 2**32 (--seed)")
 
-    def new_folder(self) -> Path:
-        """Where the run goes: `folder`, else the first free one named after the run."""
-        if self.folder is not None:
-            return Path(self.folder)
-        name = f"{self.env.name}-{self.core_name}-{self.agent_name}-s{self.seed}"
-        return new_folder(name.replace("/", "-").replace(":", "-"))
+    @property
+    def title(self) -> str:
+        return self.core_name
 
 
 EnvOptions = Callable[[str], Mapping[str, Any]]
@@ -133,7 +165,7 @@ EnvOptions = Callable[[str], Mapping[str, Any]]
 
 def parse(
     argv: list[str], env_options: EnvOptions, preset: Callable[[str, str, str], dict]
-) -> tuple[Config | None, str | None]:
+) -> tuple[RunConfig | None, str | None]:
     """The command line: a config, or the folder of a run to resume.
 
     Args:   argv: arguments without the program's name.
@@ -141,15 +173,22 @@ def parse(
             preset: (env, core, preset) -> the fields of Config that differ from the defaults.
     Raises: ConfigError; SystemExit from --help.
     """
-    names = {"env": "graph-pomdp", "core": "fwm", "agent": None, "preset": "default"}
+    names = {"env": "graph-pomdp", "core": None, "agent": None, "preset": "default"}
     chosen, rest = choose(argv, names, {"resume": "continues that run with its own config"})
     if chosen["resume"] is not None:
         return None, chosen["resume"]
-    default = make_config(chosen["env"], chosen["core"], chosen["agent"], chosen["preset"], env_options, preset)
+    env, core, agent = chosen["env"], chosen["core"], chosen["agent"]
+    if agent in SB3_AGENTS:
+        if core is not None:
+            raise ConfigError(f"--agent {agent} has a network of its own: drop --core {core}, or choose another agent")
+        default, what = make_sb3_config(env, agent, chosen["preset"], env_options, preset), "that package's network"
+    else:
+        default = make_config(env, core or "fwm", agent, chosen["preset"], env_options, preset)
+        what = f"--core {default.core_name} ({', '.join(CORES)})"
     description = (
-        f"Train --core {default.core_name} ({', '.join(CORES)}) on --env {default.env.name} with "
-        f"--agent {default.agent_name} ({', '.join(AGENTS)}) and --preset {chosen['preset']}; --resume FOLDER "
-        "continues a run, on its own. The values below are those of this choice."
+        f"Train {what} on --env {env} with --agent {default.agent_name} ({', '.join([*AGENTS, *SB3_AGENTS])}) and "
+        f"--preset {chosen['preset']}; --resume FOLDER continues a run, on its own. The values below are those of this "
+        "choice."
     )
     return read_flags(default, rest, "train_rl.py", description), None
 
@@ -163,25 +202,45 @@ def make_config(
     costs = fields.pop("agent", AGENTS["a2c"])
     if agent is None:
         agent = next(name for name, known in AGENTS.items() if type(known) is type(costs))
-    check_name("agent", agent, AGENTS)
+    check_name("agent", agent, [*AGENTS, *SB3_AGENTS])
     shared = {field.name: getattr(costs, field.name) for field in dataclasses.fields(ActorCritic)}
     costs = costs if type(costs) is type(AGENTS[agent]) else dataclasses.replace(AGENTS[agent], **shared)
+    where = _env_config(env, fields, env_options)
+    fields = {"core": core_config(core)} | fields
+    return Config(env=where, core_name=core, agent_name=agent, agent=costs, **fields)
+
+
+def make_sb3_config(
+    env: str, agent: str, preset_name: str, env_options: EnvOptions, preset: Callable[..., dict]
+) -> RunConfig:
+    """The config of another package's agent: what the preset says of the environment and the run, and the discount."""
+    fields = preset(env, agent, preset_name)
+    constants = dataclasses.replace(SB3_AGENTS[agent], gamma=fields.pop("agent", AGENTS["a2c"]).discount)
+    where = _env_config(env, fields, env_options)
+    known = {field.name for field in dataclasses.fields(RunConfig)}
+    fields = {name: value for name, value in fields.items() if name in known}
+    return RunConfig(env=where, agent_name=agent, agent=constants, **fields)
+
+
+def _env_config(env: str, fields: dict[str, Any], env_options: EnvOptions) -> EnvConfig:
+    """The environment's part of a preset's fields, which are left without it."""
     num_envs, kwargs = fields.pop("num_envs", EnvConfig.num_envs), fields.pop("env_kwargs", {})
-    options = _options_class(env_options(env))
-    base = Config(EnvConfig(env, num_envs, options(**kwargs)), core, core_config(core), agent, costs)
-    return dataclasses.replace(base, **fields)
+    return EnvConfig(env, num_envs, _options_class(env_options(env))(**kwargs))
 
 
-def to_json(config: Config) -> dict[str, Any]:
+def to_json(config: RunConfig) -> dict[str, Any]:
     """The config as JSON holds it."""
     return dataclasses.asdict(config)
 
 
-def from_json(saved: dict[str, Any]) -> Config:
+def from_json(saved: dict[str, Any]) -> RunConfig:
     """The config that `to_json` gave. Raises ConfigError if this version of the program cannot read it."""
     try:
-        parts = {
-            "env": EnvConfig(**saved["env"] | {"kwargs": _tuples(saved["env"]["kwargs"])}),
+        parts = {"env": EnvConfig(**saved["env"] | {"kwargs": _tuples(saved["env"]["kwargs"])})}
+        if saved["agent_name"] in SB3_AGENTS:
+            parts["agent"] = type(SB3_AGENTS[saved["agent_name"]])(**saved["agent"])
+            return RunConfig(**saved | parts)
+        parts |= {
             "core": type(core_config(saved["core_name"]))(**saved["core"]),
             "agent": type(AGENTS[saved["agent_name"]])(**saved["agent"]),
             "policy": PolicyConfig(**saved["policy"]),
@@ -205,7 +264,3 @@ def _options_class(known: Mapping[str, Any]) -> type:
 def _tuples(options: dict[str, Any]) -> dict[str, Any]:
     """Options as they were before JSON made lists of tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")

@@ -36,6 +36,8 @@ class Score(NamedTuple):
         return None if np.isnan(self.is_success).any() else float(self.is_success.mean())
 
 
+FIRST_SEED = 2**31
+"""of evaluations with seed 0; far above the seeds of training"""
 MAX_MEMBERS = 1024
 """environments that an evaluation plays at once, at most"""
 
@@ -55,15 +57,16 @@ def evaluate(
 ) -> Score | None:
     """Play `episodes` episodes, one in each member of `envs` at a time.
 
-    Episode k follows a reset seeded by `seed + k`, on level k % num_levels if there are levels, whoever plays it: every
-    actor meets the same levels and starts, and short episodes do not count for more. None if `stopped` says so first.
+    Episode k follows a reset seeded by `FIRST_SEED + seed + k`, on level k % num_levels if there are levels, whoever
+    plays it: every actor meets the same levels and starts, and short episodes do not count for more. None if `stopped`
+    says so first.
     """
     outcomes = []
     for first in range(0, episodes, envs.num_envs):
         options = None
         if num_levels:
             options = {"level_ids": np.mod(first + np.arange(envs.num_envs), num_levels).astype(np.int64)}
-        stepper = Stepper(envs, seed + first, options=options)
+        stepper = Stepper(envs, FIRST_SEED + seed + first, options=options)
         playing = np.arange(envs.num_envs) < episodes - first
         own = np.zeros((2, len(playing)))  # returns, successes
         while playing.any():

@@ -31,6 +31,10 @@ class Rollout(NamedTuple):
         """Whether step t was one of an episode, bool [T, B]."""
         return ~self.inputs.episode_starts[1:]
 
+    def to(self, device: torch.device) -> "Rollout":
+        """The same on another device."""
+        return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, self)
+
     def split(self, parts: int) -> list["Rollout"]:
         """The rollout cut into parts of about as many environments each; finished episodes stay with the first."""
         cuts = np.array_split(np.arange(self.reward.shape[1]), parts)

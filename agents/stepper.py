@@ -31,7 +31,7 @@ class Stepper:
     """Steps `envs` and keeps what the next step needs: the inputs of the policy, and running returns.
 
     Where an episode has ended, the next `step` ignores the action and brings the first observation of the next one:
-    `inputs.episode_starts` is true there, and last_action and last_reward are zero.
+    `inputs.episode_starts` is true there, and last_action and last_reward are zero. `info` is what `envs` said last.
     """
 
     def __init__(self, envs, seed: int | None = None, device: torch.device | str = "cpu", options: dict | None = None):
@@ -39,7 +39,7 @@ class Stepper:
         self._start(seed, options)
 
     def _start(self, seed: int | None, options: dict | None = None) -> None:
-        observation, _ = self._call(self.envs.reset, seed=seed, options=options)
+        observation, self.info = self._call(self.envs.reset, seed=seed, options=options)
         n, actions = self.envs.num_envs, self.envs.single_action_space
         self._ended = np.zeros(n, bool)  # whether the current observation is the last of its episode
         self._return, self._length = np.zeros(n), np.zeros(n, np.int64)
@@ -49,7 +49,7 @@ class Stepper:
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Finished]:
         """action [B, ...], in the environment's form -> reward float32 [B], terminated bool [B], ended episodes."""
         starts, acted = self._ended, action.cpu().numpy()
-        observation, reward, terminated, truncated, info = self._call(self.envs.step, acted)
+        observation, reward, terminated, truncated, self.info = self._call(self.envs.step, acted)
         reward = np.where(starts, 0, reward).astype(np.float32)
         self._return = np.where(starts, 0, self._return + reward)
         self._length = np.where(starts, 0, self._length + 1)
@@ -58,7 +58,7 @@ class Stepper:
         last_action = acted.copy()
         last_action[starts] = 0
         self.inputs = self._inputs(observation, last_action, reward, starts)
-        success = np.broadcast_to(np.asarray(info.get("is_success", np.nan), float), starts.shape)
+        success = np.broadcast_to(np.asarray(self.info.get("is_success", np.nan), float), starts.shape)
         ended = Finished(member, self._return[member], self._length[member], success[member])
         return self.inputs.last_reward, self._tensor(terminated & ~starts), ended
 
@@ -87,8 +87,9 @@ class Stepper:
     def _call(self, method, *args, **options):
         try:
             return method(*args, **options)
-        except Exception as error:
-            raise EnvError(f"the environment {self.envs} raised {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            said = str(error).split("\n")[0]
+            raise EnvError(f"the environment {self.envs} raised {type(error).__name__}: {said}") from error
 
     def _inputs(self, observation, last_action, last_reward, episode_starts) -> Inputs:
         return tree_map(self._tensor, Inputs(observation, last_action, last_reward, episode_starts))

@@ -4,7 +4,7 @@ Each row is a fresh train_rl.py on the CPU without evaluations. Steps/s are thos
 its metrics.jsonl: without the start, with all the rest. The last column is the speed over that of the row it names:
 
     Pong         nature encoder, LSTM 256 and IMPALA, by actors; over steps/s of the emulators alone, random actions
-    graph-pomdp  FWM as the preset has it; IMPALA over A2C
+    graph-pomdp  FWM as the preset has it; IMPALA over A2C, and with two actors of Ray's, an extra, over inline
     ranks        two processes under torchrun, as many environments in each as in the one; over twice the one
 """
 
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -74,6 +75,9 @@ def main() -> None:
     speeds = {agent: training(f"{GRAPHS} --agent {agent}", args.graph_steps) for agent in ("a2c", "impala")}
     report.add("graph-pomdp, A2C", speeds["a2c"], "", None)
     report.add("graph-pomdp, IMPALA", speeds["impala"], "A2C", speeds["impala"] / speeds["a2c"])
+    if find_spec("ray"):
+        speed = training(f"{GRAPHS} --agent impala --actors ray --num-actors 2", args.graph_steps)
+        report.add("graph-pomdp, IMPALA, two Ray actors", speed, "IMPALA", speed / speeds["impala"])
     both = training(f"{GRAPHS} --agent a2c", 2 * args.graph_steps, ranks=2)
     report.add("graph-pomdp, A2C, two ranks", both, "2 x A2C", both / (2 * speeds["a2c"]))
     if args.json:

@@ -67,7 +67,7 @@ class Engram:
         self.config, self.run, self.training = config, run, train_rl.Training(config)
         self.seconds = defaultdict(float)
         self._inside = False
-        (envs,), learner = self.training.envs, self.training.learner
+        envs, learner = self.training.actors.actor.stepper.envs, self.training.learner
         learner.policy.forward = self._timed("acting", learner.policy.forward)
         envs.step = self._timed("environment", envs.step)
         learner.update = self._timed("learning", learner.update)

@@ -13,7 +13,7 @@ from engram import ranks
 
 @dataclass(frozen=True)
 class OptimConfig:
-    optimizer: Literal["adam", "rmsprop"] = "adam"
+    optimizer: Literal["adam", "rmsprop", "sgd"] = "adam"
     learning_rate: float = 7e-4
     """at the first update"""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -27,7 +27,9 @@ class OptimConfig:
     alpha: float = 0.99
     """decay of RMSprop's squared-gradient average"""
     momentum: float = 0.0
-    """of RMSprop"""
+    """of RMSprop and SGD"""
+    weight_decay: float = 0.0
+    """times the weights, added to their gradient"""
     max_grad_norm: float | None = None
     """norm to which the gradient of all parameters is clipped; None for no clipping"""
     max_grad_value: float | None = None
@@ -38,6 +40,7 @@ class OptimConfig:
         self.require(0 <= self.final_fraction <= 1, "final_fraction", "between 0 and 1")
         for name in ("beta2", "alpha", "momentum"):
             self.require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
+        self.require(self.weight_decay >= 0, "weight_decay", "at least 0")
         for name in ("max_grad_norm", "max_grad_value"):
             limit = getattr(self, name)
             self.require(limit is None or limit > 0, name, "above 0, or None")
@@ -49,9 +52,12 @@ class OptimConfig:
             raise ValueError(f"{field}={getattr(self, field)}, but it must be {demand} ({flag})")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        rate, decay = self.learning_rate, self.weight_decay
         if self.optimizer == "adam":
-            return torch.optim.Adam(parameters, self.learning_rate, (0.9, self.beta2), self.epsilon)
-        return torch.optim.RMSprop(parameters, self.learning_rate, self.alpha, self.epsilon, momentum=self.momentum)
+            return torch.optim.Adam(parameters, rate, (0.9, self.beta2), self.epsilon, decay)
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, rate, self.momentum, weight_decay=decay)
+        return torch.optim.RMSprop(parameters, rate, self.alpha, self.epsilon, decay, self.momentum)
 
     def learning_rate_at(self, progress: float) -> float:
         """The learning rate after a fraction `progress` of the run."""
@@ -65,14 +71,20 @@ class Diverged(Exception):
 
 
 def descend(
-    loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, config: OptimConfig, progress: float = 0.0
+    loss: Tensor,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: OptimConfig,
+    progress: float = 0.0,
+    rate: float = 1.0,
 ) -> Tensor:
     """One step of `optimizer` down the gradient of `loss`, summed over ranks, after a fraction `progress` of the run.
 
+    Args:    rate: factor of the learning rate, for this step alone.
     Returns: the norm of the gradient before it was clipped, on the device.
     """
     for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate_at(progress)
+        group["lr"] = rate * config.learning_rate_at(progress)
     optimizer.zero_grad()
     loss.backward()
     parameters = [p for p in module.parameters() if p.grad is not None]

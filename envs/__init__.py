@@ -36,6 +36,18 @@ def short_name(name: str) -> str:
     return {gymnasium_id: short for short, (gymnasium_id, _) in ENVS.items()}.get(name.removeprefix("engram:"), name)
 
 
+def gymnasium_id(name: str) -> str:
+    """The id by which Gymnasium makes single environments of a name that `make_vec` takes.
+
+    Raises:
+        ValueError: an Atari game, which is made in vectors only.
+    """
+    name = short_name(name)
+    if name == "pong" or name.startswith(ATARI):
+        raise ValueError(f"{name} has no Gymnasium id for single environments; it is made in vectors only")
+    return ENVS[name][0] if name in ENVS else name
+
+
 def vector_class(name: str) -> type[VectorEnv] | None:
     """The vector environment class of an environment of `ENVS` or of an Atari game; None for other Gymnasium ids.
 
@@ -102,17 +114,38 @@ def make_vec(name: str, num_envs: int, **options: Any) -> VectorEnv:
             if option not in known:
                 raise ValueError(f"{name} has no option {option!r}; {_hint(option, known, ', '.join(known))}")
         return gymnasium.make_vec(ENVS[name][0], num_envs, **options) if name in ENVS else make(num_envs, **options)
-    next_step = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+    return _make_theirs(name, num_envs, options)
+
+
+def _make_theirs(name: str, num_envs: int, options: dict[str, Any]) -> VectorEnv:
+    """A vector environment of a Gymnasium id that is none of ours; see `make_vec`."""
+    module, _, gym_id = name.rpartition(":")
     try:
-        return gymnasium.make_vec(name, num_envs, "sync", next_step, **options)
-    except gymnasium.error.DependencyNotInstalled:
-        raise
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        if module:
+            import_module(module)
+        vectors_only = gymnasium.spec(gym_id).entry_point is None
+    except gymnasium.error.Error as error:
         ours = [*ENVS, "pong", f"{ATARI}GAME"]
         hint = _hint(name, [*ours, *gymnasium.registry], f"{', '.join(ours)}, or a Gymnasium id")
         raise ValueError(f"no environment {name!r}; {hint}") from error
-    except TypeError as error:
-        raise ValueError(f"{name} does not take the options {options}: {error}") from error
+    except ModuleNotFoundError as error:
+        raise ValueError(f"cannot import {module} for {name!r}: {error}") from error
+    try:
+        if vectors_only:
+            envs = gymnasium.make_vec(gym_id, num_envs, "vector_entry_point", **options)
+        else:
+            next_step = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+            envs = gymnasium.make_vec(gym_id, num_envs, "sync", next_step, **options)
+    except gymnasium.error.DependencyNotInstalled:
+        raise
+    except Exception as error:  # of their code, which may raise anything
+        given = f" with the options {options}" if options else ""
+        said = str(error).split("\n")[0]
+        raise ValueError(f"cannot make {name!r}{given}: {type(error).__name__}: {said}") from error
+    mode = envs.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.NEXT_STEP:
+        raise ValueError(f"{name} resets by {mode}; it must be {AutoresetMode.NEXT_STEP}")
+    return envs
 
 
 def _options(name: str) -> dict[str, Option]:

@@ -15,7 +15,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from engram.envs.options import check_choice, check_integer, check_number, member_seeds
+from engram.envs.options import check_choice, check_integer, check_probability, member_seeds
 from engram.envs.streams import seeded
 
 try:
@@ -98,9 +98,7 @@ class AtariVector(VectorEnv):
             check_integer(name, value, 1, 2**31 - 1)
         for name, value in switches.items():
             check_choice(name, value, (False, True))
-        check_number("repeat_action_probability", repeat_action_probability, 0)
-        if repeat_action_probability > 1:
-            raise ValueError(f"repeat_action_probability must be at most 1; got {repeat_action_probability!r}")
+        check_probability("repeat_action_probability", repeat_action_probability)
         check_integer("num_threads", num_threads, 0, 2**31 - 1)
         check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         self.num_envs, self.render_mode = num_envs, render_mode

@@ -228,17 +228,19 @@ class BatchedEnv(VectorEnv):
 
     def _chosen_split(self, split: str | None) -> str | None:
         if self._levels is None:
-            check_choice("split", split, (None,))
-        else:
-            split = split or self._levels.split
-            check_choice("split", split, tuple(SPLITS))
+            if split is not None:
+                raise ValueError(f"this game has no splits to choose from; got split={split!r}")
+            return None
+        split = split or self._levels.split
+        check_choice("split", split, tuple(SPLITS))
         return split
 
     def _level_ids(self, level_ids: np.ndarray | None) -> np.ndarray:
         if level_ids is None:
             return np.full(self.num_envs, -1)
-        ids = np.asarray(level_ids)
-        highest = -1 if self._levels is None else self._levels.highest_id
+        if self._levels is None:
+            raise ValueError(f"this game has no levels to choose from; got level_ids={level_ids!r}")
+        ids, highest = np.asarray(level_ids), self._levels.highest_id
         if ids.shape != (self.num_envs,) or ids.dtype.kind not in "iu" or ids.min() < -1 or ids.max() > highest:
             raise ValueError(f"level_ids must be {self.num_envs} integers in -1..{highest}; got {level_ids!r}")
         return ids.astype(np.int64)
@@ -267,6 +269,7 @@ class SingleEnv(gymnasium.Env):
         self.batch = self.vector_class(1, autoreset_mode=AutoresetMode.DISABLED, copy=True, **options)
         self.observation_space, self.action_space = self.batch.single_observation_space, self.batch.single_action_space
         self.render_mode = self.batch.render_mode
+        self.metadata = self.metadata | {"needs_last_action": self.batch.metadata["needs_last_action"]}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """Start a new episode.

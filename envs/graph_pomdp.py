@@ -307,6 +307,11 @@ class GraphPOMDPVector(BatchedEnv):
         head = f"step {member['time']}/{self.rules.episode_length}, {member['num_goals']} goals"
         return f"{head}\n{describe_graph(self.graphs[slot], member['agent'], member['goal'])}"
 
+    def scene(self, slot: int) -> dict[str, np.ndarray | int]:
+        """A member as numbers, to draw: `successors` [S, A], -1 where an action is invalid, `agent` and `goal`."""
+        member = self._members[slot]
+        return {"successors": self.graphs[slot].copy(), "agent": int(member["agent"]), "goal": int(member["goal"])}
+
     def state_dict(self):
         """See `BatchedEnv.state_dict`."""
         return super().state_dict() | {"graphs": self.graphs.copy()}

@@ -290,6 +290,10 @@ class GridMazeVector(BatchedEnv):
         _, _, successors, views, _ = self.maze
         _play_members(self._members, successors, views, self.rules, self.layout, mask, actions, *results)
 
+    def state_dict(self):
+        """See `BatchedEnv.state_dict`; the walls tell mazes of different sizes apart."""
+        return super().state_dict() | {"walls": self.maze.walls.copy()}
+
     def _draw(self, slot):
         return draw_cells(self._picture(slot), _PALETTE, (*self.maze.cells[self._members[slot]["position"]], 3))
 

@@ -15,7 +15,7 @@ from engram.envs.mini_pacman_map import HEIGHT, WIDTH
 from engram.envs.mini_pacman_references import MiniPacmanGreedy
 from engram.envs.mini_pacman_rendering import letters, plane_palettes, rgb_palettes
 from engram.envs.mini_pacman_rules import MEMBER, MODES, Rules, begin_members, look, play_members
-from engram.envs.options import check_choice, check_integer, check_number
+from engram.envs.options import check_choice, check_integer, check_number, check_probability
 from engram.envs.viewport import check_view, draw_cells, write_cells
 
 
@@ -100,7 +100,7 @@ class MiniPacmanVector(BatchedEnv):
         check_integer("pill_duration", pill_duration, 1, 1000)
         check_number("ghost_speed", ghost_speed, 0)
         check_number("ghost_speed_increment", ghost_speed_increment, 0)
-        check_number("ghost_randomness", ghost_randomness, 0)
+        check_probability("ghost_randomness", ghost_randomness)
         check_integer("safe_distance", safe_distance, 0, 8)
         self.rules = Rules(
             MODES[mode],

@@ -32,6 +32,12 @@ def member_seeds(seed: int | Sequence[int], num_envs: int) -> list[int]:
     return [int(value) for value in seed]
 
 
+def check_probability(name: str, value: Any) -> None:
+    """Raise a ValueError unless `value` is a number in [0, 1]."""
+    if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number in [0, 1]; got {value!r}")
+
+
 def check_number(name: str, value: Any, low: float, *, above: bool = False) -> None:
     """Raise a ValueError unless `value` is finite and at least `low`, or with `above` greater than `low`."""
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool) and np.isfinite(value)

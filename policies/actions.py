@@ -152,7 +152,10 @@ class Gaussian(Actions):
         return (self.middle + self.reach * played).clamp(self.low, self.high)
 
     def encode(self, action: Tensor) -> Tensor:
-        return action.reshape(*action.shape[: action.ndim - self.low.ndim], self.num_features).float()
+        """The number that `to_env` made the action of."""
+        middle, reach = self.middle.to(action), torch.where(self.reach > 0, self.reach, 1).to(action)
+        drawn = (action - middle) / reach
+        return drawn.reshape(*action.shape[: action.ndim - self.low.ndim], self.num_features).float()
 
 
 class MeanAndLogStd(nn.Module):

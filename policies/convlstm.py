@@ -34,6 +34,10 @@ class ConvLSTM(Core):
         forget_bias: float = 1.0
         """constant added inside the forget gate"""
 
+        @property
+        def map_shape(self) -> tuple[int, int] | None:
+            return None if self.height * self.width == 1 else (self.height, self.width)
+
         def __post_init__(self):
             for field in ("channels", "height", "width", "kernel_size"):
                 self.require(getattr(self, field) > 0, field, "at least 1")

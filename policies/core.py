@@ -25,6 +25,11 @@ class CoreOutput(NamedTuple):
 class CoreConfig:
     """The choices of one core; `build` makes the core they describe."""
 
+    @property
+    def map_shape(self) -> tuple[int, int] | None:
+        """Rows and columns of the maps that inputs have to be; None for inputs of any kind."""
+        return None
+
     def build(self, input_size: int) -> "Core":
         raise NotImplementedError
 

@@ -73,6 +73,9 @@ def sequence(memory: Tensor, write: Write, query: Tensor, starts: Tensor | None)
     Args:    memory [B, ..., K, V] before the first step; write and query with leading [T, B, ...]; starts bool [T, B].
     Returns: what was read [T, B, ..., V], the last memory.
     """
+    if fwp_kernel.compiles(memory, write, query):
+        starts = torch.zeros(query.shape[:2], dtype=torch.bool) if starts is None else starts
+        return fwp_kernel.Sequence.apply(memory, *write, query, starts)
     reads = []
     for chunk, asked in zip(_chunks(write, starts, CHUNK), query.split(CHUNK), strict=True):
         chunk.begin(memory)

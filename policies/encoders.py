@@ -11,7 +11,15 @@ EncoderName = Literal["auto", "flat", "box", "nature", "impala"]
 """how images are read: auto is nature from 36 x 36 pixels and box below; what is no image has one encoder"""
 
 
-class FlatEncoder(nn.Module):
+class Encoder(nn.Module):
+    """Observations [N, ...] -> features float32 [N, output_size]."""
+
+    output_size: int
+    map_shape: tuple[int, int] | None = None
+    """rows and columns, where features are maps of equal size, one after the other"""
+
+
+class FlatEncoder(Encoder):
     """The entries of an array: [N, *shape] -> float32 [N, E], E their number, divided by `largest`."""
 
     def __init__(self, shape: tuple[int, ...], largest: float = 1):
@@ -22,7 +30,7 @@ class FlatEncoder(nn.Module):
         return observation.reshape(len(observation), self.output_size).float() / self.largest
 
 
-class OneHotEncoder(nn.Module):
+class OneHotEncoder(Encoder):
     """Integers of a Discrete or MultiDiscrete space, each one-hot: [N, ...] -> float32 [N, E]."""
 
     def __init__(self, sizes: list[int], starts: list[int]):
@@ -36,7 +44,7 @@ class OneHotEncoder(nn.Module):
         return self.firsts.new_zeros(len(columns), self.output_size).scatter_(1, columns, 1).float()
 
 
-class DictEncoder(nn.Module):
+class DictEncoder(Encoder):
     """The features of several observations by name, side by side in the order of the space."""
 
     def __init__(self, parts: dict[str, nn.Module]):
@@ -51,7 +59,7 @@ class DictEncoder(nn.Module):
 class Pixels(nn.Module):
     """Images of a space, channels first or last or none -> float32 [N, C, H, W], divided by `largest`.
 
-    The channels are the last axis where the first two are alike, and the first where the last two are; else the shorter
+    The channels are the first axis where the last two are alike, and the last where the first two are; else the shorter
     of the first and the last axis.
     """
 
@@ -59,7 +67,7 @@ class Pixels(nn.Module):
         super().__init__()
         self.shape, self.largest = (*shape, 1) if len(shape) == 2 else shape, largest
         first, middle, last = self.shape
-        self.channels_last = (first == middle) or (middle != last and last <= first)
+        self.channels_last = middle != last and (first == middle or last <= first)
         self.output_shape = (last, first, middle) if self.channels_last else self.shape
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -69,7 +77,7 @@ class Pixels(nn.Module):
         return images.float() / self.largest
 
 
-class BoxEncoder(nn.Module):
+class BoxEncoder(Encoder):
     """The vision of Santoro et al. 2018 for BoxWorld (App. A.3): small convolutions that keep every position.
 
     Two layers of 12 and 24 kernels 2 x 2, padded below and at the right to keep the size, and two maps that tell each
@@ -79,7 +87,7 @@ class BoxEncoder(nn.Module):
     def __init__(self, pixels: Pixels):
         super().__init__()
         channels, height, width = pixels.output_shape
-        self.pixels, self.output_size = pixels, 26 * height * width
+        self.pixels, self.output_size, self.map_shape = pixels, 26 * height * width, (height, width)
         self.conv1, self.conv2 = nn.Conv2d(channels, 12, 2), nn.Conv2d(12, 24, 2)
         places = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
         self.register_buffer("places", torch.stack(places), persistent=False)  # [2, H, W]
@@ -91,7 +99,7 @@ class BoxEncoder(nn.Module):
         return torch.cat([maps, self.places.expand(len(maps), -1, -1, -1)], 1).flatten(1)
 
 
-class NatureEncoder(nn.Module):
+class NatureEncoder(Encoder):
     """The convolutions of Mnih et al. 2015 (Methods): images of at least 36 x 36 pixels -> 512 features."""
 
     output_size = 512
@@ -123,7 +131,7 @@ class Residual(nn.Module):
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
-class ImpalaEncoder(nn.Module):
+class ImpalaEncoder(Encoder):
     """The residual network of Espeholt et al. 2018 (Fig. 3, right), 15 convolutions deep -> 256 features.
 
     Three sections of 16, 32 and 32 channels: a convolution, a maximum over 3 x 3 in strides of 2, two residual blocks.
@@ -150,25 +158,25 @@ IMAGE_ENCODERS = {"box": BoxEncoder, "nature": NatureEncoder, "impala": ImpalaEn
 LEAST = 36  # rows and columns of which the convolutions of Mnih et al. leave one
 
 
-def make_encoder(space, name: EncoderName = "auto") -> nn.Module:
-    """The encoder of a Gymnasium observation space, which gives `output_size` features.
+def make_encoder(space, name: EncoderName = "auto") -> Encoder:
+    """The encoder of a Gymnasium observation space.
 
-    Bytes are divided by the largest value of their space, floats are read as they are. In a Dict, `name` is how its
-    images are read.
+    Bytes are divided by the largest value of their space, floats are read as they are. In a Dict, and those inside it,
+    `name` is how images are read.
 
     Raises: ValueError naming the space if there is none.
     """
     if name not in get_args(EncoderName):
         choices = ", ".join(get_args(EncoderName))
         raise ValueError(f"no encoder is called {name!r}; choose from {choices} (--policy.encoder)")
+    if name in IMAGE_ENCODERS and not _has_images(space):
+        raise ValueError(f"--policy.encoder {name} reads images; observations are of {_shown(space)}, try auto")
     kind = type(space).__name__
     if kind == "Dict" and space.spaces:
-        parts = space.spaces.items()
-        return DictEncoder({key: make_encoder(part, name if is_image(part) else "auto") for key, part in parts})
+        names = {key: name if name == "flat" or _has_images(part) else "auto" for key, part in space.spaces.items()}
+        return DictEncoder({key: make_encoder(part, names[key]) for key, part in space.spaces.items()})
     if is_image(space) and name != "flat":
         return _image_encoder(space, name)
-    if name in IMAGE_ENCODERS:
-        raise ValueError(f"--policy.encoder {name} reads images; observations are of {_shown(space)}, try auto")
     if kind == "Box" and (name == "flat" or len(space.shape) <= 2):
         return FlatEncoder(space.shape, _largest(space))
     if kind == "MultiBinary":
@@ -188,7 +196,11 @@ def is_image(space) -> bool:
     return type(space).__name__ == "Box" and len(space.shape) in ((2, 3) if space.dtype == "uint8" else (3,))
 
 
-def _image_encoder(space, name: EncoderName) -> nn.Module:
+def _has_images(space) -> bool:
+    return any(map(_has_images, space.spaces.values())) if type(space).__name__ == "Dict" else is_image(space)
+
+
+def _image_encoder(space, name: EncoderName) -> Encoder:
     pixels = Pixels(space.shape, _largest(space))
     large = min(pixels.output_shape[1:]) >= LEAST
     if name == "auto":

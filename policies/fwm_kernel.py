@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engram.policies import rows
+
 LAYER_NORM_EPS = 1e-5
 """not cosmetic: the first reads of an episode are far below its root, and stay small"""
 
@@ -34,75 +36,19 @@ def step(memory: Tensor, entry: tuple, query: tuple) -> tuple[Tensor, Tensor, di
     asked, read = torch.empty_like(query.e), torch.empty_like(entry.value)
     strength, square = torch.empty_like(entry.rate), torch.empty_like(entry.rate)
     arrays = (x.detach().numpy() for x in (memory, *entry, *query, asked, read, strength, square))
-    _step(*arrays)
+    rows.run(_step, len(memory), *arrays)
     diagnosed = {"read_n": asked, "read_e": query.e, "write_strength": strength, "memory_norm": square.sqrt()}
     return read, memory, diagnosed
 
 
 def scan(*tensors: Tensor) -> None:
     """As `fwm_memory._scan`."""
-    _scan(*(x.detach().numpy() for x in tensors))
+    rows.run(_scan, len(tensors[0]), *(x.detach().numpy() for x in tensors))
 
 
 def scan_backward(*tensors: Tensor) -> None:
     """As `fwm_memory._scan_backward`."""
-    _scan_backward(*(x.detach().numpy() for x in tensors))
-
-
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _address(key1, key2, out):
-    d = len(key1)
-    for i in range(d):
-        for j in range(d):
-            out[i * d + j] = key1[i] * key2[j]
-
-
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _lookup(memory, address, out):
-    for m in range(len(out)):
-        row, total = memory[m], np.float32(0)
-        for a in range(len(address)):
-            total += row[a] * address[a]
-        out[m] = total
-
-
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _step(memory, key1, key2, value, rate, n0, e, asked, read, strength, square):
-    B, d, width = memory.shape
-    one, eps = np.float32(1), np.float32(LAYER_NORM_EPS)
-    address, found = np.empty(width, np.float32), np.empty(d, np.float32)
-    for b in range(B):
-        _address(key1[b], key2[b], address)
-        _lookup(memory[b], address, found)
-        total, length = np.float32(0), np.float32(0)
-        for a in range(width):
-            length += address[a] * address[a]
-        for m in range(d):
-            row, change = memory[b, m], rate[b] * (value[b, m] - found[m])
-            for a in range(width):
-                row[a] += change * address[a]
-                total += row[a] * row[a]
-        strength[b], square[b] = rate[b] * length, total
-        if total > one:
-            shrink = one / np.sqrt(total)
-            flat = memory[b].reshape(-1)
-            for a in range(len(flat)):
-                flat[a] *= shrink
-        n = read[b]
-        n[:] = n0[b]
-        for r in range(e.shape[1]):
-            asked[b, r] = n
-            _address(n, e[b, r], address)
-            _lookup(memory[b], address, found)
-            mean, variance = np.float32(0), np.float32(0)
-            for m in range(d):
-                mean += found[m]
-            mean /= np.float32(d)
-            for m in range(d):
-                variance += (found[m] - mean) ** 2
-            scale = one / np.sqrt(variance / np.float32(d) + eps)
-            for m in range(d):
-                n[m] = (found[m] - mean) * scale
+    rows.run(_scan_backward, len(tensors[0]), *(x.detach().numpy() for x in tensors))
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
@@ -114,11 +60,91 @@ def _dot(a, b):
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _scan(gram, retained, value, rate, norm2, starts, written, old, logs, befores, squares, decay, faded):
-    B, T, d = value.shape
+def _address(key1, key2, out):
+    d = len(key1)
+    for i in range(d):
+        for j in range(d):
+            out[i * d + j] = key1[i] * key2[j]
+
+
+@numba.njit(cache=True, fastmath=FAST, nogil=True)
+def _write(memory, written, value, rate, address, out):
+    """memory += rate (value - memory written) written^T, out = memory address; returns |memory|^2. In a single pass, as
+    what is written to a row of the memory depends on that row alone."""
+    total = np.float32(0)
+    for m in range(len(out)):
+        row, old, found = memory[m], np.float32(0), np.float32(0)
+        for a in range(len(row)):
+            old += row[a] * written[a]
+        change = rate * (value[m] - old)
+        for a in range(len(row)):
+            new = row[a] + change * written[a]
+            row[a] = new
+            total += new * new
+            found += new * address[a]
+        out[m] = found
+    return total
+
+
+@numba.njit(cache=True, fastmath=FAST, nogil=True)
+def _read(memory, scale, address, out):
+    """out = memory address, after memory *= scale in the same pass."""
+    for m in range(len(out)):
+        row, total = memory[m], np.float32(0)
+        if scale == np.float32(1):
+            for a in range(len(row)):
+                total += row[a] * address[a]
+        else:
+            for a in range(len(row)):
+                new = scale * row[a]
+                row[a] = new
+                total += new * address[a]
+        out[m] = total
+
+
+@numba.njit(cache=True, fastmath=FAST, nogil=True)
+def _normalise(x, scale, out):
+    """out = LayerNorm(scale x)."""
+    d, mean, variance = np.float32(len(x)), np.float32(0), np.float32(0)
+    for m in range(len(x)):
+        mean += scale * x[m]
+    mean /= d
+    for m in range(len(x)):
+        variance += (scale * x[m] - mean) ** 2
+    spread = np.float32(1) / np.sqrt(variance / d + np.float32(LAYER_NORM_EPS))
+    for m in range(len(x)):
+        out[m] = (scale * x[m] - mean) * spread
+
+
+@numba.njit(cache=True, fastmath=FAST, nogil=True)
+def _step(begin, end, memory, key1, key2, value, rate, n0, e, asked, read, strength, square):
+    _, d, width = memory.shape
+    one = np.float32(1)
+    written, address, found = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(d, np.float32)
+    for b in range(begin, end):
+        _address(key1[b], key2[b], written)
+        _address(n0[b], e[b, 0], address)
+        asked[b, 0] = n0[b]
+        total = _write(memory[b], written, value[b], rate[b], address, found)
+        strength[b], square[b] = rate[b] * _dot(written, written), total
+        shrink = one / np.sqrt(total) if total > one else one
+        _normalise(found, shrink, read[b])
+        for r in range(1, e.shape[1]):
+            asked[b, r] = read[b]
+            _address(read[b], e[b, r], address)
+            _read(memory[b], shrink, address, found)
+            _normalise(found, one, read[b])
+            shrink = one
+        if shrink != one:  # a single read, which had no pass to scale in
+            memory[b] *= shrink
+
+
+@numba.njit(cache=True, fastmath=FAST, nogil=True)
+def _scan(begin, end, gram, retained, value, rate, norm2, starts, written, old, logs, befores, squares, decay, faded):
+    _, T, d = value.shape
     zero, one = value.dtype.type(0), value.dtype.type(1)
     u = np.empty(d, value.dtype)
-    for b in range(B):
+    for b in range(begin, end):
         norm, log = norm2[b], zero
         for t in range(T):
             if starts[b, t]:
@@ -151,13 +177,13 @@ def _scan(gram, retained, value, rate, norm2, starts, written, old, logs, before
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
 def _scan_backward(
-    gram, value, rate, starts, old, squares, faded, grad_written, grad_logs,
+    begin, end, gram, value, rate, starts, old, squares, faded, grad_written, grad_logs,
     grad_value, grad_old, grad_rate, grad_diagonal, grad_norm2,
 ):  # fmt: skip
-    B, T, d = value.shape
+    _, T, d = value.shape
     zero, one, two = value.dtype.type(0), value.dtype.type(1), value.dtype.type(2)
     u, later, grad_u = np.empty(d, value.dtype), np.empty(d, value.dtype), np.empty(d, value.dtype)
-    for b in range(B):
+    for b in range(begin, end):
         grad_norm, grad_log = zero, zero
         for t in range(T - 1, -1, -1):
             later[:] = 0

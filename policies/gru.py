@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from engram.policies import segments
 from engram.policies.core import Core, CoreConfig, CoreOutput, may_be_any
@@ -71,9 +73,15 @@ class GRU(Core):
         report: tuple[str, ...] = (),
         donate: bool = False,
     ) -> CoreOutput:
+        """On the CPU, where torch's GRU is a loop of small operations too, `_Sequence` with its resets; elsewhere one
+        fused call, or one for segments of similar length."""
         self.check(xs, state, episode_starts, report)
         if report or len(xs) == 1:
             return self.loop(xs, state, episode_starts, report, donate)
+        if not self._is_fused(xs.device):
+            given = F.linear(xs, self.weight_ih, self.bias_ih)
+            ys = _Sequence.apply(given, state.h, self.weight_hh, self.bias_hh, episode_starts)
+            return CoreOutput(ys, self.State(ys[-1]), {})
         if episode_starts is not None:
             state = self.reset(state, episode_starts[0])
         if episode_starts is None or not may_be_any(episode_starts[1:]):
@@ -89,8 +97,62 @@ class GRU(Core):
             (ys,) = segments.run(kernel, xs, state, self.initial_state, episode_starts)
         return CoreOutput(ys, self.State(ys[-1]), {})
 
+    @staticmethod
+    def _is_fused(device: torch.device) -> bool:
+        return device.type != "cpu"
+
     def _run(self, xs: Tensor, state, weight_ih: Tensor) -> Tensor:
         """The fused kernel without resets: outputs [T, B, h]."""
         weights = [weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
         ys, _ = torch.gru(xs, state[0][None], weights, True, 1, 0.0, False, False, False)
         return ys
+
+
+class _Sequence(torch.autograd.Function):
+    """The recurrence over T steps, with resets, and its derivative. Backward, a step multiplies what arrives at its
+    output by factors that all steps find at once, and gradients of weights are one product over the whole sequence."""
+
+    @staticmethod
+    def forward(ctx, given, h, weight, bias, starts):
+        """given [T, B, 3h]: what the inputs add to r, z, n; h [B, h]; weight [3h, h], bias [3h]; starts bool [T, B] or
+        None -> ys [T, B, h]."""
+        n, T, resets = h.shape[1], len(given), _resets(starts, len(given))
+        recalled, gates, before = torch.empty_like(given), torch.empty_like(given), given.new_empty(T, *h.shape)
+        ys = torch.empty_like(before)
+        for t in range(T):
+            h = before[t].copy_(h)
+            if resets[t] is not None:
+                h.masked_fill_(resets[t], 0)
+            added, back, gate = given[t], torch.addmm(bias, h, weight.T, out=recalled[t]), gates[t]
+            r, z = torch.add(added[:, : 2 * n], back[:, : 2 * n], out=gate[:, : 2 * n]).sigmoid_().chunk(2, dim=1)
+            new = torch.addcmul(added[:, 2 * n :], r, back[:, 2 * n :], out=gate[:, 2 * n :]).tanh_()
+            h = torch.lerp(new, h, z, out=ys[t])
+        ctx.resets = resets
+        ctx.save_for_backward(weight, recalled, gates, before)
+        return ys
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_ys):
+        weight, recalled, gates, before = ctx.saved_tensors
+        r, z, new = gates.chunk(3, dim=2)
+        n, to_new = before.shape[2], (1 - z) * (1 - new.square())
+        factors = torch.stack([to_new * recalled[..., 2 * n :] * r * (1 - r), (before - new) * z * (1 - z), to_new * r])
+        factors = factors.permute(1, 2, 0, 3).contiguous()  # [T, B, 3, h]
+        grad_recalled, grads, grad_h = torch.empty_like(factors), torch.empty_like(before), torch.zeros_like(before[0])
+        for t in reversed(range(len(gates))):
+            grad = torch.add(grad_h, grad_ys[t], out=grads[t])
+            torch.mul(grad[:, None], factors[t], out=grad_recalled[t])
+            grad_h = torch.addmm(grad * z[t], grad_recalled[t].flatten(1), weight)
+            if ctx.resets[t] is not None:
+                grad_h.masked_fill_(ctx.resets[t], 0)
+        grad_given = torch.cat([grad_recalled[:, :, :2].flatten(2), grads * to_new], dim=2)
+        grad_recalled = grad_recalled.flatten(2).flatten(0, 1)
+        return grad_given, grad_h, grad_recalled.T @ before.flatten(0, 1), grad_recalled.sum(0), None
+
+
+def _resets(starts: Tensor | None, T: int) -> list[Tensor | None]:
+    """For each step the rows that start an episode, bool [B, 1], or None where none does."""
+    if starts is None:
+        return [None] * T
+    return [now[:, None] if now.any() else None for now in starts]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from engram.policies import jbfw_kernel
 from engram.policies.core import Core, CoreConfig, CoreOutput
 
 
@@ -90,12 +91,17 @@ class JBFW(Core):
         config, ys = self.config, []
         for t, given in enumerate(self.input(xs).unbind()):
             h, fast = state if episode_starts is None else self.reset(state, episode_starts[t], donate and t == 0)
-            # one pass over the fast weights, which are by far the most of what a step touches
-            add = torch.baddbmm if torch.is_grad_enabled() or not (donate or t > 0) else Tensor.baddbmm_
-            fast = add(fast, h[:, :, None], h[:, None, :], beta=config.decay, alpha=config.learning_rate)
             given = given + self.recurrent(h)
-            h = self.norm(given).relu()
-            for _ in range(config.inner_steps):
+            query = self.norm(given).relu()
+            # one pass over the fast weights, which are by far the most of what a step touches
+            if jbfw_kernel.supports(fast, given):
+                fast = fast.contiguous() if donate or t > 0 else fast.clone(memory_format=torch.contiguous_format)
+                found = jbfw_kernel.step(fast, h, query, config.decay, config.learning_rate)
+            else:
+                fast = torch.baddbmm(fast, h[:, :, None], h[:, None, :], beta=config.decay, alpha=config.learning_rate)
+                found = (fast @ query[..., None])[..., 0]
+            h = self.norm(given + found).relu()
+            for _ in range(config.inner_steps - 1):
                 h = self.norm(given + (fast @ h[..., None])[..., 0]).relu()
             state = self.State(h, fast)
             ys.append(h)

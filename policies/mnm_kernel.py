@@ -5,6 +5,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engram.policies import rows
+
 FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums in any order; a NaN stays a NaN
 
 
@@ -36,9 +38,10 @@ def step(
     read = torch.empty_like(values[:, 0], memory_format=torch.contiguous_format)
     arrays = [x.detach().contiguous().numpy() for x in (read_keys, write_keys, values, rates)]
     if targets is None:
-        _gradient(memory.detach().numpy(), *arrays, bend, read.numpy())
+        rows.run(_gradient, len(memory), memory.detach().numpy(), *arrays, bend, read.numpy())
     else:
-        _perceptron(memory.detach().numpy(), *arrays, targets.detach().contiguous().numpy(), bend, read.numpy())
+        arrays.append(targets.detach().contiguous().numpy())
+        rows.run(_perceptron, len(memory), memory.detach().numpy(), *arrays, bend, read.numpy())
     return read
 
 
@@ -106,13 +109,13 @@ def _mean(heads, out):
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _perceptron(memory, read_keys, write_keys, values, rates, targets, bend, read):
+def _perceptron(begin, end, memory, read_keys, write_keys, values, rates, targets, bend, read):
     """A layer is used, changed and used again while it is near."""
-    B, L, d, _ = memory.shape
+    _, L, d, _ = memory.shape
     H = read_keys.shape[1]
     zs, found = np.empty((2, H, d), np.float32), np.empty((2, H, d), np.float32)
     errors = np.empty((H, d), np.float32)
-    for b in range(B):
+    for b in range(begin, end):
         zs[0], found[0] = write_keys[b], read_keys[b]
         for l in range(L):
             weights, bends = memory[b, l], bend or l < L - 1
@@ -129,14 +132,14 @@ def _perceptron(memory, read_keys, write_keys, values, rates, targets, bend, rea
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _gradient(memory, read_keys, write_keys, values, rates, bend, read):
+def _gradient(begin, end, memory, read_keys, write_keys, values, rates, bend, read):
     """Forward and back through the old weights, then each layer of them is changed and used at once."""
-    B, L, d, _ = memory.shape
+    _, L, d, _ = memory.shape
     H = read_keys.shape[1]
     zs, errors = np.empty((L + 1, H, d), np.float32), np.empty((L, H, d), np.float32)
     found = np.empty((2, H, d), np.float32)
     one = np.float32(1)
-    for b in range(B):
+    for b in range(begin, end):
         zs[0], found[0] = write_keys[b], read_keys[b]
         for l in range(L):
             _product(memory[b, l], zs[l], zs[l + 1])

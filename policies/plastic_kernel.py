@@ -5,6 +5,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engram.policies import rows
+
 FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums in any order; a NaN stays a NaN
 
 
@@ -40,17 +42,19 @@ def step(
     modulated, gated = modulator is not None, eligibility is not None
     tensors = (given, before, starts, weight, alpha, modulator if modulated else given[0], trace)
     arrays = (x.detach().numpy() for x in (*tensors, eligibility if gated else trace, y))
-    _step(*arrays, np.float32(eta.item()), modulated, gated, rule == "hebb", rule == "oja", rule == "clip")
+    choices = modulated, gated, rule == "hebb", rule == "oja", rule == "clip"
+    rows.run(_step, len(y), *arrays, np.float32(eta.item()), *choices)
     return y
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
 def _step(
-    given, before, starts, weight, alpha, modulator, trace, eligibility, y, eta, modulated, gated, hebb, oja, clip
-):
-    B, n = given.shape
+    begin, end, given, before, starts, weight, alpha, modulator, trace, eligibility, y,
+    eta, modulated, gated, hebb, oja, clip,
+):  # fmt: skip
+    _, n = given.shape
     one = np.float32(1)
-    for b in range(B):
+    for b in range(begin, end):
         if starts[b]:
             trace[b], y[b] = 0, np.tanh(given[b])
             if gated:

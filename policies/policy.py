@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from engram.policies.actions import Actions, make_actions
 from engram.policies.core import Core, CoreConfig
-from engram.policies.encoders import EncoderName, make_encoder
+from engram.policies.encoders import Encoder, EncoderName, make_encoder
 from engram.policies.tree import tree_map
 
 
@@ -40,7 +40,7 @@ class Policy(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         core: Core,
         actions: Actions,
         last_action: bool = False,
@@ -94,6 +94,12 @@ def make_policy(
     """
     actions = make_actions(envs.single_action_space)
     encode = make_encoder(envs.single_observation_space, encoder)
+    if core.map_shape not in (None, encode.map_shape):
+        given = "features that are none" if encode.map_shape is None else f"maps of {encode.map_shape}"
+        raise ValueError(
+            f"the core reads maps of {core.map_shape} (--core.height, --core.width), but {type(encode).__name__} "
+            f"gives {given}"
+        )
     if last_action is None:
         last_action = bool(envs.metadata.get("needs_last_action", False))
     memory = core.build(encode.output_size + last_action * actions.num_features + last_reward)

@@ -10,6 +10,7 @@ import tyro
 from engram.command_line import ConfigError, check_name, choose, new_folder, read_flags
 from engram.optim import OptimConfig
 from engram.policies import CORES, CoreConfig, core_config
+from engram.supervised.awd import AWDConfig
 from engram.supervised.model import ModelConfig
 from engram.supervised.presets import preset
 from engram.supervised.tasks import TASKS, Task
@@ -25,10 +26,11 @@ class Config:
     core: CoreConfig
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    awd: AWDConfig = field(default_factory=AWDConfig)
     aux_cost: float = 1.0
     """weight of the core's own losses, where it has any"""
     batch_size: int = 64
-    """examples of an update"""
+    """examples of an update; rows of a stream"""
     total_updates: int = 10_000
     """updates at which training ends"""
     eval_interval: int = 500
@@ -101,6 +103,7 @@ def from_json(saved: dict[str, Any]) -> Config:
             "core": type(core_config(saved["core_name"]))(**saved["core"]),
             "model": ModelConfig(**saved["model"]),
             "optim": OptimConfig(**saved["optim"]),
+            "awd": AWDConfig(**saved["awd"]),
         }
         return Config(**saved | parts)
     except (KeyError, TypeError, ValueError) as error:

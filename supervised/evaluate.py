@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,22 +12,82 @@ import torch
 from torch import Tensor, nn
 
 from engram.command_line import torch_device
-from engram.run import fitting, load_checkpoint, read_config
+from engram.run import RunError, fitting, load_checkpoint, read_config
 from engram.supervised.config import from_json
-from engram.supervised.metrics import METRICS, answers, task_loss
-from engram.supervised.model import SequenceModel, to_tensors
+from engram.supervised.metrics import METRICS, Judged, answers, step_losses
+from engram.supervised.model import ModelOutput, SequenceModel, map_state, to_tensors, unpack_state
 from engram.supervised.tasks import Task, Tokens
 
 FITTED_ON = 1_000
 """training examples from which `Constant` knows the frequencies of targets"""
+TEMPERATURES = [round(0.8 + 0.02 * i, 2) for i in range(26)]
+"""of the softmax, those tried for language models"""
 
 
 class Score(NamedTuple):
     loss: float
+    """mean over the steps judged"""
     metrics: dict[str, float]
     standard_errors: dict[str, float]
-    """of the metrics, over examples"""
+    """of the metrics, over examples, which of a stream are the rows of its batches"""
     examples: int
+    steps: int
+    """that were judged"""
+    parts: dict[str, dict[str, float]]
+    """metrics by part of the task"""
+
+
+class Tally:
+    """A metric over rows that come and go: counts, of how many, and the sums that their ratio's error takes."""
+
+    def __init__(self, name: str):
+        self.name, self.rows = name, 0
+        self.sums = torch.zeros(2, dtype=torch.float64)
+        self.products = torch.zeros(2, 2, dtype=torch.float64)
+
+    def add(self, judged: Judged) -> None:
+        rows = torch.stack(METRICS[self.name](judged), 1).double().cpu()
+        self.rows += len(rows)
+        self.sums += rows.sum(0)
+        self.products += rows.T @ rows
+
+    def value(self) -> float:
+        ratio = float(self.sums[0] / self.sums[1])
+        return math.exp(min(ratio, 700.0)) if self.name == "perplexity" else ratio
+
+    def standard_error(self) -> float:
+        """By the delta method, for a ratio of means, or the exponential of one."""
+        contrast = torch.stack([torch.ones((), dtype=torch.float64), -self.sums[0] / self.sums[1]])
+        squares = max(0.0, float(contrast @ self.products @ contrast))
+        error = math.sqrt(squares * self.rows / max(1, self.rows - 1)) / float(self.sums[1])
+        return error * self.value() if self.name == "perplexity" else error
+
+
+class Tempered(nn.Module):
+    """A model whose last outputs are divided by a temperature before they are mapped to words."""
+
+    def __init__(self, model: SequenceModel, temperature: float):
+        super().__init__()
+        self.model, self.temperature = model, temperature
+
+    def forward(self, x: Tensor, mask: Tensor, report: tuple[str, ...] = (), state: tuple | None = None) -> ModelOutput:
+        output = self.model(x, mask, report, state)
+        return output._replace(logits=self.model.head(output.dropped[mask] / self.temperature))
+
+
+def best_temperature(model: SequenceModel, task: Task, batch_size: int) -> float:
+    """The temperature of `Tempered` with the lowest loss on the valid set, in one pass over it."""
+    losses, state = torch.zeros(len(TEMPERATURES), dtype=torch.float64), None
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.no_grad():
+        for batch in task.batches("valid", batch_size):
+            batch = to_tensors(batch, device)
+            output = model(batch.x, batch.mask, (), state if batch.continues else None)
+            state, targets, last = output.state, batch.y[batch.mask], output.dropped[batch.mask]
+            for i, temperature in enumerate(TEMPERATURES):
+                losses[i] += step_losses(task, model.head(last / temperature), targets).sum().double().cpu()
+    return TEMPERATURES[int(losses.argmin())]
 
 
 class Constant(nn.Module):
@@ -43,49 +104,96 @@ class Constant(nn.Module):
             logits = np.log(share / (1 - share))
         self.logits = nn.Parameter(torch.tensor(logits, dtype=torch.float32))
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.logits.expand(int(mask.sum()), -1), {}
+    def forward(self, x: Tensor, mask: Tensor, report: tuple[str, ...] = (), state: tuple | None = None) -> ModelOutput:
+        return ModelOutput(self.logits.expand(int(mask.sum()), -1), (), {}, x, x)
 
 
 def evaluate(
-    model: nn.Module, task: Task, split: str, batch_size: int, stopped: Callable[[], bool] = lambda: False
+    model: nn.Module,
+    task: Task,
+    split: str,
+    batch_size: int,
+    stopped: Callable[[], bool] = lambda: False,
+    state: tuple | None = None,
 ) -> Score | None:
     """Score of a model on all examples of "valid" or "test"; None if stopped.
 
     Args: batch_size: examples at a time; the score does not depend on it.
+          state: of one row, leaves [1, ...]; each row of a stream without a beginning goes on from a copy of it. None
+              for the initial state.
     """
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            return _score(model, task, split, batch_size, stopped)
+            return _score(model, task, split, batch_size, stopped, state)
     finally:
         model.train(was_training)
 
 
-def _score(model: nn.Module, task: Task, split: str, batch_size: int, stopped: Callable[[], bool]) -> Score | None:
-    size = task.valid_size if split == "valid" else task.test_size
+def _copies(rows: int, leaf: Tensor) -> Tensor:
+    """A state's leaf [1, ...] for so many rows."""
+    return leaf.expand(rows, *leaf.shape[1:])
+
+
+def _score(
+    model: nn.Module,
+    task: Task,
+    split: str,
+    batch_size: int,
+    stopped: Callable[[], bool],
+    state: tuple | None,
+) -> Score | None:
     device = next(model.parameters()).device
-    loss, steps = 0.0, 0
-    tallies = {name: [] for name in task.metrics}
-    for start in range(0, size, batch_size):
+    loss, steps, examples, first = 0.0, 0, 0, True
+    tallies = {part: {name: Tally(name) for name in task.metrics} for part in (None, *range(len(task.parts)))}
+    for batch in task.batches(split, batch_size):
         if stopped():
             return None
-        indices = np.arange(start, min(start + batch_size, size), dtype=np.uint64)
-        batch = to_tensors(task.batch(split, indices), device)
-        logits, _ = model(batch.x, batch.mask)
-        targets, answered = batch.y[batch.mask], answers(task, logits)
-        loss += float(task_loss(task, logits, targets)) * len(targets)
-        steps += len(targets)
-        for name, rows in tallies.items():
-            rows.append(METRICS[name](answered, targets, batch.mask))
-    metrics, errors = {}, {}
-    for name, rows in tallies.items():
-        counted, among = (torch.cat(parts).double().cpu() for parts in zip(*rows, strict=True))
-        metrics[name] = float(counted.sum() / among.sum())
-        residuals = counted - metrics[name] * among  # the delta method, for a ratio of means
-        errors[name] = math.sqrt(float(residuals.square().sum()) * size / max(1, size - 1)) / float(among.sum())
-    return Score(loss / steps, metrics, errors, size)
+        batch = to_tensors(batch, device)
+        if first:
+            state = map_state(partial(_copies, len(batch.lengths)), state)
+        output = model(batch.x, batch.mask, (), state if batch.continues else None)
+        state, first = output.state, False
+        targets, answered = batch.y[batch.mask], answers(task, output.logits)
+        losses = step_losses(task, output.logits, targets)
+        scopes = {None: batch.mask}
+        if batch.part is not None:
+            scopes = {None: batch.mask & (batch.part >= 0)}
+            scopes |= {part: batch.mask & (batch.part == part) for part in batch.part[scopes[None]].unique().tolist()}
+        for part, scope in scopes.items():
+            here = scope[batch.mask]
+            rows = scope.any(0) if part is not None else slice(None)
+            judged = Judged(answered[here], losses[here], targets[here], scope[:, rows], batch.x[:, rows])
+            for tally in tallies[part].values():
+                tally.add(judged)
+        losses = losses[scopes[None][batch.mask]]
+        loss, steps, examples = loss + float(losses.sum()), steps + len(losses), examples + len(batch.lengths)
+    whole = tallies.pop(None)
+    return Score(
+        loss / steps,
+        {name: tally.value() for name, tally in whole.items()},
+        {name: tally.standard_error() for name, tally in whole.items()},
+        examples,
+        steps,
+        {
+            task.parts[part]: {name: tally.value() for name, tally in by_name.items()}
+            for part, by_name in tallies.items()
+            if any(tally.rows for tally in by_name.values())
+        },
+    )
+
+
+def check_vocabulary(task: Task, vocabulary: list[str]) -> None:
+    """Raise a RunError unless the data has the words that a run was trained on."""
+    words = task.vocabulary
+    if list(words) != vocabulary:
+        strange = next((word for word in words if word not in set(vocabulary)), None)
+        raise RunError(
+            f"the data has another vocabulary than that of the run: {len(words)} words, not {len(vocabulary)}"
+            + (f", {strange!r} among them" if strange is not None else "")
+            + "; put the files back that the run was trained on"
+        )
 
 
 def judge(folder: str) -> dict[str, Any]:
@@ -96,17 +204,25 @@ def judge(folder: str) -> dict[str, Any]:
     config = from_json(read_config(folder))
     task = config.task
     _, state = load_checkpoint(folder)
-    model = SequenceModel(task.inputs, task.outputs, config.core, config.model).to(torch_device("auto"))
+    check_vocabulary(task, state["vocabulary"])
+    device = torch_device("auto")
+    model = SequenceModel(task.inputs, task.outputs, config.core, config.model).to(device)
     best = state["best"] or state
     with fitting(folder):
         model.load_state_dict(best["model"])
-    score, constant = (evaluate(judged, task, "test", config.batch_size) for judged in (model, Constant(task)))
+        carried = map_state(lambda leaf: leaf[:1], unpack_state(model, best["state"]))
+    tuned = {}
+    if task.metrics[0] == "perplexity":
+        tuned["temperature"] = temperature = best_temperature(model, task, config.batch_size)
+        model = Tempered(model, temperature)
+    score = evaluate(model, task, "test", config.batch_size, state=carried)
+    constant = evaluate(Constant(task), task, "test", config.batch_size)
     logged = (Path(folder) / "metrics.jsonl").read_text().splitlines()
     return {
         "run": str(folder),
         "task": config.task_name,
         "options": vars(task),
-        "data": "generated",
+        **task.data(),
         "core": config.core_name,
         "parameters": sum(p.numel() for p in model.parameters()),
         "seed": config.seed,
@@ -117,9 +233,12 @@ def judge(folder: str) -> dict[str, Any]:
         "seconds": json.loads(logged[-1])["wall_time"] if logged else 0.0,
         "device": state["device"],
         "test_examples": score.examples,
+        "test_steps": score.steps,
         "test_loss": score.loss,
         **score.metrics,
         "standard_errors": score.standard_errors,
+        **tuned,
+        "parts": score.parts,
         "constant": constant.metrics,
         "floors": task.floors(),
     }

@@ -9,16 +9,28 @@ import time
 from collections import defaultdict
 
 import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from engram.checkpoint import random_state, set_random_state
 from engram.command_line import ConfigError, torch_device
 from engram.optim import Diverged, check_finite, descend
 from engram.progress import Progress
 from engram.run import Run, RunError, StopRequest, fitting
+from engram.supervised.awd import activation_penalty
 from engram.supervised.config import Config, from_json, parse, to_json
-from engram.supervised.evaluate import evaluate, judge
+from engram.supervised.evaluate import check_vocabulary, evaluate, judge
 from engram.supervised.metrics import LOWER_IS_BETTER, task_loss
-from engram.supervised.model import SequenceModel, to_tensors
+from engram.supervised.model import (
+    ModelOutput,
+    SequenceModel,
+    TensorBatch,
+    map_state,
+    pack_state,
+    to_tensors,
+    unpack_state,
+)
+from engram.supervised.tasks import Stream
 
 
 class Training:
@@ -28,8 +40,12 @@ class Training:
         self.config, self.device = config, torch_device(config.device)
         torch.manual_seed(config.seed)
         task = config.task
-        self.model = SequenceModel(task.inputs, task.outputs, config.core, config.model).to(self.device)
-        self.optimizer = config.optim.build(self.model.parameters())
+        self.model = SequenceModel(task.inputs, task.outputs, config.core, config.model, config.awd).to(self.device)
+        self.optim = config.optim
+        self.optimizer = self.optim.build(self.model.parameters())
+        self.averaged = None  # the mean of the weights, once averaging has started
+        self.valid_losses = []
+        self.state = None  # of a stream: where each row's next chunk goes on
         self.updates = self.steps_seen = 0
         self.evaluation_due = False
         self.window = defaultdict(list)  # metrics since the last line of metrics.jsonl
@@ -39,47 +55,73 @@ class Training:
         """Learn from the next batch."""
         config, core = self.config, self.model.core
         batch = to_tensors(config.task.train_batch(self.updates, config.batch_size, config.seed), self.device)
-        logits, reports = self.model(batch.x, batch.mask, core.aux_losses)
-        loss = task_loss(config.task, logits, batch.y[batch.mask])
-        metrics = {"loss": loss.detach()}
-        if reports:
-            real = torch.arange(len(batch.x), device=self.device)[:, None] < batch.lengths
-            for name, values in reports.items():
-                aux_loss = values[real].mean()
-                metrics[name] = aux_loss.detach()
-                loss = loss + config.aux_cost * aux_loss
-        metrics["grad_norm"] = descend(
-            loss, self.model, self.optimizer, config.optim, self.updates / config.total_updates
-        )
+        output = self.model(batch.x, batch.mask, core.aux_losses, self.state if batch.continues else None)
+        if isinstance(config.task, Stream):
+            self.state = map_state(Tensor.detach, output.state)
+        metrics = self._learn(batch, output) if batch.mask.any() else {}
         self.updates += 1
-        check_finite(self.updates, loss.detach(), metrics["grad_norm"], self.model)
         self.steps_seen += int(batch.lengths.sum())
         for name, value in metrics.items():
             self.window[name].append(float(value))
         self.evaluation_due = self.updates % config.eval_interval == 0 or self.updates == config.total_updates
 
+    def _learn(self, batch: TensorBatch, output: ModelOutput) -> dict[str, Tensor]:
+        """One step down the gradient of the loss; returns what to log."""
+        config = self.config
+        loss = task_loss(config.task, output.logits, batch.y[batch.mask])
+        metrics = {"loss": loss.detach()}
+        if output.reports:
+            real = torch.arange(len(batch.x), device=self.device)[:, None] < batch.lengths
+            for name, values in output.reports.items():
+                aux_loss = values[real].mean()
+                metrics[name] = aux_loss.detach()
+                loss = loss + config.aux_cost * aux_loss
+        if config.awd.activation_cost or config.awd.slowness_cost:
+            loss = loss + activation_penalty(config.awd, output.hidden, output.dropped)
+        progress = self.updates / config.total_updates
+        metrics["grad_norm"] = descend(loss, self.model, self.optimizer, self.optim, progress, batch.rate)
+        check_finite(self.updates + 1, loss.detach(), metrics["grad_norm"], self.model)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+        return metrics
+
+    def _average(self) -> None:
+        """From now on, descend by SGD and judge the mean of the weights that it passes through."""
+        self.optim = self.config.awd.averaging(self.config.optim)
+        self.optimizer = self.optim.build(self.model.parameters())
+        self.averaged = AveragedModel(self.model)
+
     def validate(self, stop: StopRequest) -> bool:
         """Judge the weights on the valid set, and keep them if they are the best; False if stopped on the way."""
-        score = evaluate(self.model, self.config.task, "valid", self.config.batch_size, lambda: stop.requested)
+        task, model = self.config.task, self.model if self.averaged is None else self.averaged.module
+        state = map_state(lambda leaf: leaf[:1], self.state)
+        score = evaluate(model, task, "valid", self.config.batch_size, lambda: stop.requested, state)
         if score is None:
             return False
         self.evaluation_due = False
         self.window["valid_loss"].append(score.loss)
         for name, value in score.metrics.items():
             self.window[f"valid_{name}"].append(value)
-        name = self.config.task.metrics[0]
+        name = task.metrics[0]
         merit = -score.metrics[name] if name in LOWER_IS_BETTER else score.metrics[name]
         rank = (merit, -score.loss)
         if self.best is None or rank > self.best["rank"]:
-            weights = {name: weight.detach().clone() for name, weight in self.model.state_dict().items()}
-            self.best = {"rank": rank, "updates": self.updates, "model": weights}
+            weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+            self.best = {"rank": rank, "updates": self.updates, "model": weights, "state": pack_state(state)}
+        self.valid_losses.append(score.loss)
+        if self.averaged is None and self.config.awd.average_due(self.updates, self.valid_losses):
+            self._average()
         return True
 
     def state_dict(self) -> dict:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "valid_losses": self.valid_losses,
+            "state": pack_state(self.state),
             "best": self.best,
+            "vocabulary": list(self.config.task.vocabulary),
             "random": random_state(),
             "updates": self.updates,
             "steps_seen": self.steps_seen,
@@ -89,7 +131,12 @@ class Training:
         }
 
     def load_state_dict(self, state: dict) -> None:
+        check_vocabulary(self.config.task, state["vocabulary"])
         self.model.load_state_dict(state["model"])
+        if state["averaged"] is not None:
+            self._average()
+            self.averaged.load_state_dict(state["averaged"])
+        self.valid_losses, self.state = state["valid_losses"], unpack_state(self.model, state["state"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best = state["best"]
         set_random_state(state["random"])
@@ -146,6 +193,8 @@ def main(argv: list[str]) -> int:
                 training.load_state_dict(run.load_checkpoint()[1])
         with run, StopRequest() as stop:
             try:
+                for what, how in config.task.data().get("differs", {}).items():
+                    print(f"warning: the data is not the published one: {what} has {how}", file=sys.stderr)
                 print(f"run folder: {run.folder}", flush=True)
                 return train(config, run, training, stop)
             except Diverged as error:

@@ -110,13 +110,14 @@ def test_features_of_choices_are_one_hot(seed, index):
     assert actions.num_features == len(expected)
 
 
-def test_features_of_reals_are_the_reals():
+def test_features_of_reals_are_the_numbers_that_were_drawn():
     for name in ("box", "one number", "matrix", "some bounds"):
         actions = make_actions(SPACES[name])
-        played = torch.as_tensor(np.stack([SPACES[name].sample() for _ in range(B)]))
-        features = actions.encode(played)
+        drawn = torch.rand(B, actions.num_features) / 2  # inside of all bounds
+        features = actions.encode(actions.to_env(drawn))
         assert features.dtype == torch.float32
-        assert_close(features, played.reshape(B, actions.num_features).float())
+        assert_close(features, drawn)
+    assert make_actions(Box(np.float32(2), np.float32(2), (1,))).encode(torch.tensor([[2.0]])).tolist() == [[0.0]]
 
 
 def test_zero_is_encoded_where_it_is_no_action():

@@ -265,7 +265,8 @@ def test_a_hung_actor_does_not_keep_a_run_that_is_stopped():
     ("line", "message"),
     [
         ("--actors inline --num-actors 2", "num_actors=2, but --actors inline is one (--num-actors, --actors threads)"),
-        ("--actors ray", "--actors"),
+        ("--actors processes", "--actors"),
+        ("--ray-address a:1", "ray_address=a:1, but --actors inline needs none (--ray-address)"),
         ("--actors threads --num-actors 0", "num_actors=0, but it must be at least 1 (--num-actors)"),
         ("--actors threads --queue-size 0", "queue_size=0, but it must be at least 1 (--queue-size)"),
         ("--actors threads --actor-timeout 0", "actor_timeout=0.0, but it must be above 0 (--actor-timeout)"),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from inspect import Parameter
 
 import numpy as np
 import pytest
@@ -272,7 +273,7 @@ def test_wrong_seeds(seed):
         ("atari:Pong", {"max_episode_steps": 0}, "max_episode_steps must be"),
         ("atari:Pong", {"num_threads": -1}, "num_threads must be"),
         ("atari:Pong", {"episodic_life": "no"}, "episodic_life must be one of False, True; got 'no'"),
-        ("atari:Pong", {"repeat_action_probability": 1.5}, "repeat_action_probability must be at most 1; got 1.5"),
+        ("atari:Pong", {"repeat_action_probability": 1.5}, "repeat_action_probability must be a number .*; got 1.5"),
         ("atari:Pong", {"repeat_action_probability": -0.5}, "repeat_action_probability must be"),
         ("atari:Pong", {"render_mode": "human"}, "render_mode must be one of None, 'rgb_array'; got 'human'"),
         ("atari:Pong", {"frameskip": 2}, "atari:Pong has no option 'frameskip'; did you mean frame_skip"),
@@ -296,8 +297,8 @@ def test_reset_takes_no_options():
 @pytest.mark.parametrize("name", ["atari:Breakout", "pong"])
 def test_options_are_typed_and_documented(name):
     for option, parameter in env_options(name).items():
-        assert parameter.annotation is not parameter.empty, option
-        assert parameter.default is not parameter.empty, option
+        assert parameter.annotation is not Parameter.empty, option
+        assert parameter.default is not Parameter.empty, option
         assert f"        {option}: " in vector_class(name).__doc__, option
     assert list(reference_policies(name)) == ["random"]
 
@@ -318,7 +319,7 @@ def test_evaluations_play_whole_games_for_the_score():
     config, _ = parse(line.split(), env_options, preset)
     training = train_rl.Training(config)
     lost = {}
-    for envs in training.envs[0], training.test_envs:
+    for envs in training.actors.actor.stepper.envs, training.test_envs:
         envs.reset(seed=0)
         terminated = np.zeros(N, bool)
         while not terminated.any():

@@ -1,4 +1,4 @@
-"""The delta rule: what one write does, and the chunkwise form against the steps."""
+"""The delta rule: what one write does, and both forms of a sequence against the steps."""
 
 import pytest
 import torch
@@ -49,9 +49,11 @@ def test_a_rate_of_zero_writes_nothing():
     assert_close(delta_rule.step(memory, write._replace(rate=torch.zeros(2).double()), write.key)[1], memory)
 
 
-@pytest.mark.parametrize("form", [stepped, delta_rule.sequence])
-def test_recall(form):
+@pytest.mark.parametrize("form", ["steps", "compiled", "chunks"])
+def test_recall(form, monkeypatch):
     """Of d pairs under orthonormal keys, exactly; a pair written again is replaced; as do sums, until then."""
+    monkeypatch.setattr(fwp_kernel, "compiles", lambda *_: form == "compiled")
+    form = stepped if form == "steps" else delta_rule.sequence
     d = 5
     torch.manual_seed(0)
     keys, values = torch.linalg.qr(randn(d, d))[0], randn(d + 1, 3)
@@ -92,10 +94,10 @@ def test_maps(name):
     steps=st.integers(1, 14),
     summed=st.booleans(),
     likely=st.sampled_from([0.0, 0.1, 0.5]),
-    chunk=st.sampled_from([1, 4, 32]),
+    chunk=st.sampled_from([None, 1, 4, 32]),
 )
 def test_sequence_is_a_loop_of_step(seed, steps, summed, likely, chunk):
-    """Values and gradients, with resets, from a memory that is not zero, over chunks of any length."""
+    """Values and gradients, with resets, from a memory that is not zero: compiled, and over chunks of any length."""
     write = random_write(steps, 3, 2)
     torch.manual_seed(seed)
     memory, query, starts = randn(3, 2, 4, 3), randn(steps, 3, 2, 4), torch.rand(steps, 3) < likely
@@ -103,7 +105,9 @@ def test_sequence_is_a_loop_of_step(seed, steps, summed, likely, chunk):
     write = Write(*leaves[2:4], None if summed else leaves[4])
     expected = stepped(memory, write, query, starts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delta_rule, "CHUNK", chunk)
+        if chunk is not None:
+            patch.setattr(fwp_kernel, "compiles", lambda *_: False)
+            patch.setattr(delta_rule, "CHUNK", chunk)
         found = delta_rule.sequence(memory, write, query, starts)
     assert_close(found, expected, rtol=1e-9, atol=1e-9)
     gradients, wanted = (
@@ -114,10 +118,12 @@ def test_sequence_is_a_loop_of_step(seed, steps, summed, likely, chunk):
         assert (gradient - other).abs().max() <= 1e-9 * (1 + other.abs().max())
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("leaf", ["memory", "key", "value", "rate"])
-def test_nan_stays_in_its_episode(leaf, monkeypatch):
+def test_nan_stays_in_its_episode(leaf, compiled, monkeypatch):
     """It is seen until the episode ends, and no longer; other rows and heads never see it."""
     monkeypatch.setattr(delta_rule, "CHUNK", 4)
+    monkeypatch.setattr(fwp_kernel, "compiles", lambda *_: compiled)
     write, memory, query = random_write(10, 2, 2), randn(2, 2, 4, 3), randn(10, 2, 2, 4)
     starts = torch.zeros(10, 2, dtype=torch.bool)
     starts[6, 0] = True
@@ -134,8 +140,10 @@ def test_nan_stays_in_its_episode(leaf, monkeypatch):
     assert_close(after, last)
 
 
-def test_reading_an_earlier_write():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_reading_an_earlier_write(compiled, monkeypatch):
     """Only what later keys are orthogonal to survives: the read of a past value is a weighted sum of values."""
+    monkeypatch.setattr(fwp_kernel, "compiles", lambda *_: compiled)
     write = random_write(6, 1)
     query, starts = randn(6, 1, 4), torch.zeros(6, 1, dtype=torch.bool)
     zeros = torch.zeros(1, 4, 3).double()
@@ -145,6 +153,16 @@ def test_reading_an_earlier_write():
     )[:, 0, 0, :, 0, 0]
     assert_close(found[:, 0], weights @ write.value[:, 0])
     assert not weights.triu(1).any()
+
+
+def test_where_the_compiled_sequence_does_not_compute():
+    write = random_write(6, 1)
+    query, memory = randn(6, 1, 4), randn(1, 4, 3)
+    assert fwp_kernel.compiles(memory, write, query)
+    assert fwp_kernel.compiles(memory, write._replace(rate=None), query)
+    assert not fwp_kernel.compiles(memory, write, query.float())
+    assert not fwp_kernel.compiles(memory.half(), Write(*(x.half() for x in write)), query.half())
+    assert not fwp_kernel.compiles(memory.to("meta"), write, query)
 
 
 # --- the compiled step ----------------------------------------------------------------------------------------------

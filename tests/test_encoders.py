@@ -109,7 +109,7 @@ def test_bytes_are_divided_by_the_largest_of_their_space():
         ((5, 5, 6), 2),
         ((3, 5, 5), 0),
         ((1, 1, 3), 2),
-        ((3, 3, 3), 2),
+        ((3, 3, 3), 0),
     ],
 )
 def test_channels_are_told_from_rows_and_columns(shape, channels):
@@ -233,6 +233,19 @@ def test_the_network_of_impala():
     assert convolutions == 15
     assert next(weights, None) is None
     assert_close(encoder(images), features)
+
+
+def test_an_image_as_deep_as_wide_has_its_channels_first():
+    assert make_encoder(image_space(3, 3, 3), "box").pixels.channels_last is False
+
+
+def test_the_choice_of_encoder_reaches_images_inside():
+    image = image_space(36, 36, 3)
+    encoder = make_encoder(Dict(a=Dict(image=image), b=Box(0, 1, (3,))), "impala")
+    assert encoder.output_size == 256 + 3
+    assert make_encoder(Dict(a=Box(0, 1, (2, 2, 2, 2))), "flat").output_size == 16
+    with pytest.raises(ValueError, match="impala reads images"):
+        make_encoder(Dict(a=Box(0, 1, (3,))), "impala")
 
 
 def test_layouts_are_one_image():

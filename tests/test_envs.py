@@ -2,11 +2,13 @@
 
 import io
 import warnings
+from inspect import Parameter
 from itertools import pairwise
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
@@ -156,7 +158,7 @@ def test_reset_mask_touches_only_its_members(name):
     np.testing.assert_array_equal(observation[~mask], before[~mask])
     after = envs.state_dict()
     for field in state:
-        if state[field].shape:
+        if state[field].shape[:1] == (N,):
             np.testing.assert_array_equal(after[field][~mask], state[field][~mask])
     fresh, fresh_info = make_vec(name, N).reset(seed=50)
     np.testing.assert_array_equal(observation[mask], fresh[mask])
@@ -188,6 +190,19 @@ def test_state_of_another_size_is_refused(name):
     state = make_vec(name, N).state_dict()
     with pytest.raises(ValueError, match="rng"):
         make_vec(name, N + 1).load_state_dict(state)
+
+
+def test_state_of_another_maze_is_refused():
+    """Its positions would lie outside of this one."""
+    large = make_vec("maze", N, size=31)
+    large.reset(seed=0)
+    with pytest.raises(ValueError, match="needs 'walls' of shape"):
+        make_vec("maze", N).load_state_dict(large.state_dict())
+
+
+def test_single_environments_say_what_vectors_say_of_the_last_action(name):
+    single = gymnasium.make(f"engram:{ENVS[name][0]}").unwrapped
+    assert single.metadata["needs_last_action"] == make_vec(name, 1).metadata["needs_last_action"]
 
 
 def test_copy(name):
@@ -252,8 +267,8 @@ def test_rendering(name):
 
 def test_options_are_typed_and_documented(name):
     for option, parameter in env_options(name).items():
-        assert parameter.annotation is not parameter.empty, option
-        assert parameter.default is not parameter.empty, option
+        assert parameter.annotation is not Parameter.empty, option
+        assert parameter.default is not Parameter.empty, option
     documentation = vector_class(name).__doc__
     for option in ("num_envs", *env_options(name), *COMMON_OPTIONS):
         assert f"        {option}: " in documentation, option
@@ -303,10 +318,10 @@ def test_steps_that_need_a_reset(name):
         ({"reset_mask": np.zeros(N, bool)}, "reset_mask must be"),
         ({"reset_mask": [True] * N}, "reset_mask must be"),
         ({"reset_mask": np.ones(N + 1, bool)}, "reset_mask must be"),
-        ({"level_ids": np.full(N, 2**31)}, "level_ids must be"),
-        ({"level_ids": np.full(N, -2)}, "level_ids must be"),
-        ({"level_ids": np.zeros(N)}, "level_ids must be"),
-        ({"split": "exam"}, "split must be one of"),
+        ({"level_ids": np.full(N, 2**31)}, "level_ids must be|no levels"),
+        ({"level_ids": np.full(N, -2)}, "level_ids must be|no levels"),
+        ({"level_ids": np.zeros(N)}, "level_ids must be|no levels"),
+        ({"split": "exam"}, "split must be one of|no splits"),
         ({"levels": 3}, "reset takes the options"),
     ],
 )
@@ -348,10 +363,35 @@ def test_wrong_num_envs(name, num_envs):
         make_vec(name, num_envs)
 
 
-@pytest.mark.parametrize("wrong", ["graph-pomdb", "CartPole-v99", "no_such_module:Game-v0", "a b c"])
+@pytest.mark.parametrize("wrong", ["graph-pomdb", "CartPole-v99", "gymnasium:Game-v0", "a b c"])
 def test_unknown_names(wrong):
     with pytest.raises(ValueError, match=f"no environment '{wrong}'; (did you mean|choices)"):
         make_vec(wrong, 2)
+
+
+class Broken(gymnasium.Env):
+    def __init__(self, wrong=False):
+        raise RuntimeError("no display\nat all")
+
+
+gymnasium.register("Broken-v0", Broken)
+gymnasium.register("VectorOnly-v0", vector_entry_point=CartPoleVectorEnv)
+
+
+def test_what_cannot_be_made_says_why():
+    with pytest.raises(ValueError, match=r"^cannot make 'Broken-v0': RuntimeError: no display$"):
+        make_vec("Broken-v0", 2)
+    with pytest.raises(ValueError, match=r"^cannot make 'Broken-v0' with the options {'wrong': True}: RuntimeError"):
+        make_vec("Broken-v0", 2, wrong=True)
+    with pytest.raises(
+        ValueError,
+        match=r"^cannot import no_such_module for 'no_such_module:Game-v0': No module named 'no_such_module'$",
+    ):
+        make_vec("no_such_module:Game-v0", 2)
+
+
+def test_an_id_of_vectors_only():
+    assert make_vec("VectorOnly-v0", 3).num_envs == 3
 
 
 def test_any_gymnasium_id():

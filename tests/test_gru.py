@@ -9,6 +9,12 @@ from torch.testing import assert_close
 from engram.policies import GRU, make_core
 
 
+@pytest.fixture(params=[False, True], ids=["steps", "fused"])
+def _both_forms(request, monkeypatch):
+    """The sequence form of the CPU, and the one of other devices."""
+    monkeypatch.setattr(GRU, "_is_fused", staticmethod(lambda device: request.param))
+
+
 def gru(input_size=3, **choices):
     torch.manual_seed(0)
     return make_core("gru", input_size, **{"hidden_size": 5, **choices}).double()
@@ -48,6 +54,7 @@ def test_the_equations():
         assert_close(last.h[b], h)
 
 
+@pytest.mark.usefixtures("_both_forms")
 @pytest.mark.parametrize("probability", [0.0, 0.1, 0.6])
 def test_torch_gru_on_each_episode(probability):
     core, (xs, state) = gru(), random_inputs(steps=20)
@@ -63,16 +70,18 @@ def test_torch_gru_on_each_episode(probability):
         assert_close(last.h[b], after[0, 0])
 
 
+@pytest.mark.usefixtures("_both_forms")
 def test_episodes_of_many_lengths():
     """From 1 step to 40 in one batch: values and gradients of stepping through them."""
     core, (xs, state) = gru(), random_inputs(steps=40, batch_size=6)
     xs.requires_grad_()
+    state.h.requires_grad_()
     starts = torch.rand(40, 6) < torch.tensor([0.0, 0.02, 0.05, 0.1, 0.3, 1.0])
     output, expected = core(xs, state, starts), core.loop(xs, state, starts, ())
     assert_close(tuple(output), tuple(expected))
     weights = torch.randn(40, 6, 5, dtype=torch.float64)
     found, wanted = (
-        torch.autograd.grad((weights * o.ys).sum() + o.state.h.sum(), [*core.parameters(), xs])
+        torch.autograd.grad((weights * o.ys).sum() + o.state.h.sum(), [*core.parameters(), xs, state.h])
         for o in (output, expected)
     )
     for gradient, other in zip(found, wanted, strict=True):

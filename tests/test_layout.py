@@ -13,10 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SHARED = {"checkpoint", "command_line", "optim", "progress", "ranks", "run"}
 MAY_IMPORT = {  # folder: libraries, parts of engram
-    "engram": ({"numpy", "rich", "torch", "tyro"}, {"envs", *SHARED}),
+    "engram": ({"PIL", "numpy", "plotly", "rich", "torch", "tyro"}, {"envs", "report", *SHARED}),
     "envs": ({"envpool", "gymnasium", "numba", "numpy"}, {"envs"}),
     "policies": ({"numba", "numpy", "torch"}, {"policies"}),
-    "agents": ({"numpy", "torch", "tyro"}, {"agents", "policies", *SHARED}),
+    "agents": (
+        {"numpy", "ray", "sb3_contrib", "stable_baselines3", "torch", "tyro"},
+        {"agents", "policies", *SHARED},
+    ),
     "supervised": ({"numba", "numpy", "torch", "tyro"}, {"envs", "policies", "supervised", *SHARED}),
 }
 

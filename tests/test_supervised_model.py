@@ -11,12 +11,14 @@ from torch import nn
 from engram.policies import CORES, Core, core_config
 from engram.policies.convlstm import ConvLSTM
 from engram.supervised.evaluate import Constant, evaluate
-from engram.supervised.metrics import METRICS, answers, task_loss
+from engram.supervised.metrics import METRICS, Judged, answers, step_losses, task_loss
 from engram.supervised.model import ModelConfig, SequenceModel, to_tensors
 from engram.supervised.tasks import (
     TASKS,
     AssociativeRetrieval,
+    Babi,
     CodeExecution,
+    ConvexHull,
     Copy,
     DictionaryInference,
     DoubleCopy,
@@ -26,7 +28,11 @@ from engram.supervised.tasks import (
     NthFarthest,
     PrioritySort,
     RelationalRecall,
+    ShortestPath,
+    SpanningTree,
+    Stream,
     Tokens,
+    TravellingSalesman,
     Vectors,
 )
 
@@ -42,6 +48,11 @@ TINY = [
     RelationalRecall(width=3, max_items=3),
     LearningToExecute(length=2),
     Memorisation(length=4),
+    ConvexHull(max_points=6),
+    TravellingSalesman(max_points=6),
+    ShortestPath(max_nodes=6),
+    SpanningTree(max_nodes=6),
+    Babi((1, 4, 8), "tiny"),
 ]
 every_task = pytest.mark.parametrize("task", TINY, ids=lambda task: type(task).__name__)
 
@@ -64,7 +75,7 @@ def make_model(task, core="lstm", **choices):
 
 
 def test_every_kind_of_task_is_here():
-    assert {type(task) for task in TINY} == {type(task) for task in TASKS.values()}
+    assert {type(task) for task in TINY} == {type(task) for task in TASKS.values() if not isinstance(task, Stream)}
 
 
 # What does not count
@@ -76,13 +87,13 @@ def test_padding_changes_nothing(task, core):
     """Of a row alone, of the same among longer ones, and of one with much more padding."""
     model, batch = make_model(task, core).double(), tensors(task)
     x = batch.x if batch.x.dim() == 2 else batch.x.double()
-    expected, reports = model(x, batch.mask, model.core.aux_losses)
+    expected, _, reports, *_ = model(x, batch.mask, model.core.aux_losses)
     padding = torch.full_like(x, 1)
-    longer, _ = model(torch.cat([x, padding]), torch.cat([batch.mask, torch.zeros_like(batch.mask)]))
+    longer, *_ = model(torch.cat([x, padding]), torch.cat([batch.mask, torch.zeros_like(batch.mask)]))
     torch.testing.assert_close(longer, expected)
     rows = batch.mask.nonzero()[:, 1]
     for b, length in enumerate(batch.lengths):
-        alone, reported = model(x[:length, b : b + 1], batch.mask[:length, b : b + 1], model.core.aux_losses)
+        alone, _, reported, *_ = model(x[:length, b : b + 1], batch.mask[:length, b : b + 1], model.core.aux_losses)
         torch.testing.assert_close(alone, expected[rows == b])
         for name in reports:
             torch.testing.assert_close(reported[name][:, 0], reports[name][:length, b])
@@ -94,19 +105,20 @@ def test_targets_that_do_not_count_are_never_read(task):
     poison = -(10**9) if isinstance(task.outputs, Tokens) else float("nan")
     mask = batch.mask if batch.y.dim() == 2 else batch.mask[..., None]
     poisoned = torch.where(mask, batch.y, torch.full_like(batch.y, poison))
-    logits, _ = model(batch.x, batch.mask)
+    logits = model(batch.x, batch.mask).logits
     said = answers(task, logits)
     expected, targets = batch.y[batch.mask], poisoned[batch.mask]
     assert torch.equal(task_loss(task, logits, expected), task_loss(task, logits, targets))
     for name in task.metrics:
-        for part, same in zip(*(METRICS[name](said, y, batch.mask) for y in (expected, targets)), strict=True):
+        judged = [Judged(said, step_losses(task, logits, y), y, batch.mask, batch.x) for y in (expected, targets)]
+        for part, same in zip(*map(METRICS[name], judged), strict=True):
             assert torch.equal(part, same)
 
 
 def test_blank_inputs_are_zero_vectors_and_stay_so():
     task = LearningToExecute(length=2)
     model, batch = make_model(task), tensors(task)
-    logits, _ = model(batch.x, batch.mask)
+    logits = model(batch.x, batch.mask).logits
     task_loss(task, logits, batch.y[batch.mask]).backward()
     assert not model.encoder.weight[0].any()
     assert not model.encoder.weight.grad[0].any()
@@ -178,6 +190,8 @@ def oracle(task):
     """The task with its targets as inputs, and a model whose core is told them."""
 
     class Told(type(task)):
+        metrics = tuple(name for name in task.metrics if name not in ("valid_tours", "tour_length"))  # they need inputs
+
         def batch(self, split, indices):
             batch = super().batch(split, indices)
             return batch._replace(x=batch.y)
@@ -199,7 +213,7 @@ def test_who_knows_everything_is_always_right(task, monkeypatch):
         monkeypatch.setattr(type(task), name, 40)
     model, told = oracle(task)
     score = evaluate(model, told, "test", 16)
-    assert score.metrics == {name: 0.0 if name == "bit_error" else 1.0 for name in task.metrics}
+    assert score.metrics == {name: 0.0 if name == "bit_error" else 1.0 for name in told.metrics}
     assert set(score.standard_errors.values()) == {0.0}
     assert score.loss < 1e-3
     assert score.examples == 40
@@ -210,7 +224,7 @@ def test_a_score_does_not_depend_on_the_batch_size(task, monkeypatch):
     monkeypatch.setattr(type(task), "test_size", 40)
     model = make_model(task)
     whole, parts = evaluate(model, task, "test", 40), evaluate(model, task, "test", 7)
-    assert whole.metrics == parts.metrics
+    assert whole.metrics == pytest.approx(parts.metrics, rel=1e-12)
     assert whole.loss == pytest.approx(parts.loss, rel=1e-5)
     assert evaluate(model, task, "valid", 40).loss != whole.loss
     assert evaluate(model, task, "test", 7, stopped=lambda: True) is None
@@ -235,15 +249,17 @@ def test_metrics():
     """Three examples: right, half right, wrong at its only step."""
     mask = torch.tensor([[True, True, False], [True, True, True], [False, False, False]])
     targets = torch.tensor([3, 0, 0, 2, 1])  # of steps (0, 0), (0, 1), (1, 0), (1, 1), (1, 2)
-    said = torch.tensor([3, 0, 0, 1, 0])
+    said, losses = torch.tensor([3, 0, 0, 1, 0]), torch.tensor([0.5, 1.0, 2.0, 4.0, 8.0])
 
     def parts(name, answers, targets):
-        return [part.tolist() for part in METRICS[name](answers, targets, mask)]
+        judged = Judged(answers, losses, targets, mask, torch.zeros(3, 3, dtype=torch.long))
+        return [part.tolist() for part in METRICS[name](judged)]
 
     assert parts("accuracy", said, targets) == [[2, 1, 0], [2, 2, 1]]
     assert parts("sequence_accuracy", said, targets) == [[True, False, False], [1, 1, 1]]
     assert parts("output_accuracy", said, targets) == [[1, 0, 0], [1, 1, 1]]
     assert parts("no_output_accuracy", said, targets) == [[1, 1, 0], [1, 1, 0]]
+    assert parts("perplexity", said, targets) == [[2.5, 5.0, 8.0], [2, 2, 1]]
     bits = torch.tensor([[0, 1], [1, 1], [1, 0], [1, 1], [0, 0]])
     wrong = bits.bool() ^ torch.tensor([[0, 0], [0, 0], [0, 0], [0, 1], [1, 1]]).bool()
     assert parts("bit_error", wrong, bits.float()) == [[0, 1, 2], [1, 1, 1]]
@@ -261,7 +277,9 @@ def test_the_standard_error_is_that_of_resampling(monkeypatch):
     batch = to_tensors(task.batch("test", np.arange(400, dtype=np.uint64)), torch.device("cpu"))
     model.eval()
     said = answers(task, model(batch.x, batch.mask)[0])
-    right, among = (part.numpy() for part in METRICS["accuracy"](said, batch.y[batch.mask], batch.mask))
+    targets = batch.y[batch.mask]
+    judged = Judged(said, torch.zeros(len(said)), targets, batch.mask, batch.x)
+    right, among = (part.numpy() for part in METRICS["accuracy"](judged))
     generator = np.random.default_rng(0)
     draws = generator.integers(400, size=(2_000, 400))
     resampled = right[draws].sum(1) / among[draws].sum(1)

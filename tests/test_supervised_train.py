@@ -20,10 +20,27 @@ from engram.run import load_checkpoint
 from engram.supervised import train as program
 from engram.supervised.config import Config, from_json, make_config, parse, to_json
 from engram.supervised.presets import PAPERS, SMALL
-from engram.supervised.tasks import TASKS, ListOps
+from engram.supervised.tasks import TASKS, ListOps, Stream
+from engram.supervised.text import language
 
+TEXT = {
+    "babi": "--task.tasks 1 15 --task.size tiny",
+    "catbabi-qa": "--task.tasks 1 15 --task.size tiny --task.window 20",
+    "catbabi-lm": "--task.tasks 1 15 --task.size tiny --task.window 20",
+    "penn-treebank": "--task.size tiny --task.window 10",
+    "wikitext-2": "--task.size tiny --task.window 10",
+    "wikitext-103": "--task.size tiny --task.window 10",
+}
+"""task -> flags that make its data small"""
 FEW = "--batch-size 4 --total-updates 12 --eval-interval 5 --log-interval 3 --save-minutes 0"
 LSTM = f"--task associative-retrieval --core lstm --core.hidden-size 8 {FEW}"
+STREAM = f"--task catbabi-qa {TEXT['catbabi-qa']} --core fwm --core.hidden-size 8 --core.memory-size 4 {FEW}"
+AWD = (
+    f"--task penn-treebank {TEXT['penn-treebank']} --core lstm --core.hidden-size 6 --model.embedding-size 6 "
+    "--model.tied --model.lstm-layers 2 --model.lstm-size 8 --awd.weight-dropout 0.5 --awd.word-dropout 0.1 "
+    "--awd.input-dropout 0.2 --awd.layer-dropout 0.3 --awd.output-dropout 0.4 --awd.activation-cost 2 "
+    f"--awd.slowness-cost 1 --awd.average-start 5 --awd.average-learning-rate 1 {FEW}"
+)
 MNM = f"--task listops --core mnm --core.hidden-size 4 --core.memory-size 4 --model.dropout 0.2 {FEW}"
 
 
@@ -31,7 +48,7 @@ MNM = f"--task listops --core mnm --core.hidden-size 4 --core.memory-size 4 --mo
 def _elsewhere(tmp_path, monkeypatch):
     """A run without --folder goes to tmp_path/runs, and evaluations are short."""
     monkeypatch.chdir(tmp_path)
-    for task in {type(task) for task in TASKS.values()}:
+    for task in {type(task) for task in TASKS.values() if not isinstance(task, Stream)}:
         monkeypatch.setattr(task, "valid_size", 10)
         monkeypatch.setattr(task, "test_size", 20)
 
@@ -97,7 +114,7 @@ def interrupted(call, function="descend"):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_trains_and_is_judged(task, capsys):
-    assert start(f"--task {task} --core lstm --core.hidden-size 8 {FEW}") == 0
+    assert start(f"--task {task} --core lstm --core.hidden-size 8 {FEW} {TEXT.get(task, '')}") == 0
     capsys.readouterr()
     lines = metrics("run")
     assert [line["step"] for line in lines] == [3, 6, 9, 12]
@@ -108,8 +125,19 @@ def test_every_task_trains_and_is_judged(task, capsys):
     (line,) = capsys.readouterr().out.splitlines()
     report = json.loads(line)
     assert (report["task"], report["core"], report["data"], report["seed"]) == (task, "lstm", "generated", 0)
-    assert (report["updates"], report["examples_seen"], report["test_examples"]) == (12, 48, 20)
-    assert report["options"] == vars(SMALL[task]["task"])
+    assert (report["updates"], report["examples_seen"]) == (12, 48)
+    config = from_json(json.loads(Path("run/config.json").read_text()))
+    batches = list(config.task.batches("test", 4))
+    assert report["test_examples"] == sum(len(batch.lengths) for batch in batches)
+    assert report["test_steps"] == sum(
+        batch.mask.sum() if batch.part is None else (batch.part >= 0).sum() for batch in batches
+    )
+    assert report["options"] == json.loads(json.dumps(vars(config.task)))
+    if task not in TEXT:
+        assert config.task == SMALL[task]["task"]
+        assert report["test_examples"] == 20
+    assert bool(report["parts"]) == bool(config.task.parts)
+    assert report["parts"].keys() <= set(config.task.parts)
     assert report["steps_seen"] == lines[-1]["steps_seen"] >= 48
     for name in TASKS[task].metrics:
         assert name in report
@@ -132,6 +160,11 @@ def test_every_task_is_learned_from(task):
         "double-copy": "--task.length 1",
         "priority-sort": "--task.width 1 --task.num-vectors 2 --task.num-answers 1",
         "relational-recall": "--task.width 1 --task.max-items 3",
+        **TEXT,
+        "convex-hull": "--task.max-points 5",
+        "travelling-salesman": "--task.max-points 5",
+        "shortest-path": "--task.max-nodes 5",
+        "spanning-tree": "--task.max-nodes 5",
     }.get(task, "--task.length 1" + (" --task.nesting 1" if task.startswith("execute") else ""))
     rates = "--optim.learning-rate 0.02 --total-updates 300 --log-interval 10 --eval-interval 300 --batch-size 64"
     assert start(f"--task {task} --core lstm --core.hidden-size 64 {tiny} {rates}") == 0
@@ -139,7 +172,7 @@ def test_every_task_is_learned_from(task):
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize(("line", "updates"), [(LSTM, 3), (LSTM, 5), (MNM, 7)])
+@pytest.mark.parametrize(("line", "updates"), [(LSTM, 3), (LSTM, 5), (MNM, 7), (STREAM, 7), (AWD, 4), (AWD, 8)])
 def test_a_run_that_is_stopped_and_resumed_is_the_same_run(line, updates, capsys):
     assert start(line, "whole") == 0
     with interrupted(updates):
@@ -314,6 +347,29 @@ def test_a_config_of_another_version_is_one_line(capsys):
         assert "the checkpoint of run does not fit its config.json" in error_line(capsys)
     with pytest.raises(ConfigError, match="another version"):
         from_json([])
+
+
+def write_words(text):
+    for split in ("train", "valid", "test"):
+        Path(f"{split}.txt").write_text(text)
+
+
+def test_real_data_is_named_and_compared(capsys):
+    write_words("the cat sat on the mat\n" * 200)
+    text = "--task penn-treebank --core lstm --core.hidden-size 4 --task.window 10 --model.dropout 0"
+    assert start(f"{text} {FEW} --data-dir .") == 0
+    said = capsys.readouterr().err
+    assert "warning: the data is not the published one: train has 1400, not 929589\n" in said
+    assert program.main(["--eval", "run"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["data"], report["differs"]["vocabulary"]) == ("real", "6, not 10000")
+    write_words("the dog sat on the mat\n" * 200)
+    for flag in ("--resume", "--eval"):  # the words are read once for each folder in a process
+        language.load.cache_clear()
+        assert program.main([flag, "run"]) == 2
+        assert "another vocabulary than that of the run: 6 words, not 6, 'dog' among them" in error_line(capsys)
+    assert start(f"{text} --data-dir nowhere", "other") == 2
+    assert "--data-dir has no nowhere/ptb.{train,valid,test}.txt or " in error_line(capsys)
 
 
 def test_a_run_never_writes_over_another(capsys):

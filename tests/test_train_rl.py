@@ -352,6 +352,12 @@ def test_a_torn_newest_checkpoint_costs_the_steps_since_the_one_before(caplog):
     assert_same_run("whole", "cut")
 
 
+def test_an_environment_is_the_same_by_its_id():
+    """Its preset included."""
+    for env in ("maze", "engram/GridMaze-v0", "engram:engram/GridMaze-v0"):
+        assert train_rl.start(f"--env {env} --core.hidden-size 8 --folder {len(env)}".split())[0].minibatches == 4
+
+
 def test_a_run_never_writes_over_another(capsys):
     assert train(LSTM) == 0
     before = snapshot("run")
@@ -366,8 +372,13 @@ def test_a_run_never_writes_over_another(capsys):
     [
         ("--env graph-pomdpp", "no environment 'graph-pomdpp'; did you mean graph-pomdp?"),
         ("--env CartPole-v7", "no environment 'CartPole-v7'; did you mean CartPole-v1"),
-        ("--env nowhere:Game-v0", "no environment 'nowhere:Game-v0'"),
+        ("--env nowhere:Game-v0", "cannot import nowhere for 'nowhere:Game-v0': No module named 'nowhere'"),
         ("--env Blackjack-v1", "there is no encoder for observations of Tuple(Discrete(32), Discrete(11), Discrete("),
+        ("--env CartPole-v1 --core convlstm --core.height 2 --core.width 2", "the core reads maps of (2, 2)"),
+        (
+            "--env boxworld --env.kwargs.view 7 --core convlstm --core.height 5 --core.width 5",
+            "maps of (5, 5) (--core.height, --core.width), but BoxEncoder gives maps of (7, 7)",
+        ),
         ("--env CartPole-v1 --policy.encoder impala", "--policy.encoder impala reads images; observations are of Box("),
         ("--env Missing-v0", "the library of this game is not installed"),
         ("--env Faulty-reset-v0", "raised RuntimeError: no such level"),

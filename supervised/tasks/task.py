@@ -1,7 +1,8 @@
 """What a task is: a source of examples with inputs, targets, and the steps that count."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,13 @@ class Batch(NamedTuple):
     """bool [T, B]; the steps that count in the loss and the metrics"""
     lengths: np.ndarray
     """int64 [B]; steps of each row, the others are padding behind them"""
+    continues: bool = False
+    """each row goes on where the same row of the batch before ended; otherwise it starts from the initial state"""
+    part: np.ndarray | None = None
+    """int64 [T, B]; of steps that count, an index into the task's `parts`, or -1 for those that no metric judges; None
+    where the task has no parts"""
+    rate: float = 1.0
+    """by which the learning rate is multiplied in learning from this batch"""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,15 @@ class Task:
         """The training batch `number` of a run with `seed`, both counted from 0."""
         return self.batch("train", examples.training_indices(number * batch_size, batch_size, seed, self.train_size))
 
+    def batches(self, split: str, batch_size: int) -> Iterator[Batch]:
+        """All of "valid" or "test", in order.
+
+        Args: batch_size: examples at a time; a stream has as many rows as its paper evaluates with.
+        """
+        size = self.valid_size if split == "valid" else self.test_size
+        for start in range(0, size, batch_size):
+            yield self.batch(split, np.arange(start, min(start + batch_size, size), dtype=np.uint64))
+
     def generate(self, streams: np.ndarray, split: str) -> Batch:
         """An example from each random stream [B]."""
         raise NotImplementedError
@@ -79,6 +96,23 @@ class Task:
     def floors(self) -> dict[str, float]:
         """What the first metric comes to without solving the task, by the name of the shortcut."""
         return {}
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of what is also judged by itself."""
+        return ()
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The words that tokens stand for, where they come from data."""
+        return ()
+
+    def data(self) -> dict[str, Any]:
+        """Where the examples come from, for reports.
+
+        "data" is generated, real or partly generated; "differs" says what of real data is not as published.
+        """
+        return {"data": "generated"}
 
 
 def time_first(rows: np.ndarray, lengths: np.ndarray, padding: int = 0) -> np.ndarray:

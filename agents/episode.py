@@ -1,0 +1,152 @@
+"""One episode, step by step: what an environment showed, what an agent did, and what its memory looked back at."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engram.agents.evaluate import FIRST_SEED, Actor
+from engram.agents.stepper import Stepper
+from engram.policies import Inputs, Policy
+from engram.policies.actions import Categorical
+from engram.policies.figures import Map, memory_maps
+from engram.policies.tree import tree_map
+
+MAX_STEPS = 250
+"""steps of an episode that are kept, at most"""
+WRITING = ("write_strength", "memory_norm")
+"""reports that say over time how much is written and held"""
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """The first T steps of an episode; step t acts on the observation that `inputs` hold at t."""
+
+    inputs: Inputs
+    """leaves [T, 1, ...]"""
+    action: np.ndarray
+    """[T, ...], in the environment's form"""
+    reward: np.ndarray
+    """float64 [T]"""
+    info: dict[str, np.ndarray]
+    """what the environment said after each step, by name, each [T]"""
+    pictures: list[np.ndarray]
+    """uint8 [height, width, 3] before each step and after the last: T + 1, or none where it does not render"""
+    scenes: list[dict[str, Any]]
+    """the same as numbers, where the environment has them; see `GraphPOMDPVector.scene`"""
+    fps: float
+    """pictures a second that suit the game"""
+    ended: bool
+    """whether the episode ended at step T, and was not cut"""
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What a policy computed in the T steps of an episode."""
+
+    baseline: np.ndarray
+    """[T], in the units of the learner's returns"""
+    entropy: np.ndarray
+    """of the distribution over actions, in nats, [T]"""
+    probability: np.ndarray | None
+    """of the actions that were taken, [T]; None where an action is not one choice of several"""
+    traces: dict[str, np.ndarray]
+    """reports by name, each [T, K]: one number a step, or K of as many memories"""
+    maps: dict[str, Map] = field(default_factory=dict)
+    missing: str | None = None
+    """why there are no maps"""
+
+
+def play(actor: Actor, envs, seed: int, level_id: int | None = None, max_steps: int = MAX_STEPS) -> Episode:
+    """Play the episode of `envs`, of one member, that `evaluate` plays with this seed, on a level if there are levels.
+
+    `envs` made with `render_mode="rgb_array"` gives pictures, `envs.scene` scenes.
+    """
+    options = None if level_id is None else {"level_ids": np.array([level_id])}
+    stepper = Stepper(envs, FIRST_SEED + seed, options=options)
+    inputs, actions, rewards, infos, scenes, pictures = [], [], [], [], [], []
+    show = getattr(envs.unwrapped, "scene", None)
+
+    def look() -> None:
+        if getattr(envs, "render_mode", None) == "rgb_array":
+            pictures.append(np.array(envs.render()[0]))
+        if show is not None:
+            scenes.append(show(0))
+
+    look()
+    ended = False
+    while not ended and len(actions) < max_steps:
+        inputs.append(stepper.inputs)
+        actions.append(actor(stepper.inputs))
+        reward, _, finished = stepper.step(actions[-1])
+        rewards.append(float(reward))
+        infos.append({name: value[0] for name, value in stepper.info.items() if _said(name, stepper.info)})
+        ended = len(finished.member) > 0
+        look()
+    together = tree_map(lambda *leaves: torch.stack(leaves), *inputs)
+    names = [name for name in infos[0] if all(name in info for info in infos)]
+    info = {name: np.array([info[name] for info in infos]) for name in names}
+    played = torch.cat(actions).cpu().numpy()
+    fps = envs.metadata.get("render_fps", 4)
+    return Episode(together, played, np.array(rewards), info, pictures, scenes, fps, ended)
+
+
+def _said(name: str, info: dict[str, Any]) -> bool:
+    """Whether it is a number of each member, not the mask of one."""
+    return not name.startswith("_") and isinstance(info[name], np.ndarray) and info[name].shape == (1,)
+
+
+@torch.no_grad()
+def look_back(policy: Policy, episode: Episode) -> Memory:
+    """The episode once more, through the forward pass that training uses, with all that the core can report."""
+    core = policy.core
+    device = next(policy.parameters()).device
+    inputs = tree_map(lambda leaf: leaf.to(device), episode.inputs)
+    output, _ = policy(inputs, policy.initial_state(1), core.diagnostics)
+    traces = {name: report for name, report in output.report.items() if report.dim() == 2 or name in WRITING}
+    logits, probability = output.policy_logits[:, 0], None
+    if isinstance(policy.actions, Categorical):
+        taken = torch.as_tensor(episode.action, device=device) - policy.actions.start
+        probability = _array(policy.actions.log_prob(logits, taken).exp())
+    of_each = {name: _array(report[:, 0].flatten(1) if report.dim() > 2 else report) for name, report in traces.items()}
+    try:
+        maps, missing = memory_maps(core, output.report, inputs.episode_starts), None
+    except ValueError as error:
+        maps, missing = {}, str(error)
+    entropy = _array(policy.actions.entropy(logits))
+    return Memory(_array(output.baseline[:, 0]), entropy, probability, of_each, maps, missing)
+
+
+def as_data(episode: Episode, memory: Memory) -> dict[str, Any]:
+    """Both as a report draws them, step by step."""
+    marks = {name: values for name, values in episode.info.items() if values.dtype == bool}
+    drawn = [scene.keys() for scene in episode.scenes]
+    return {
+        "steps": len(episode),
+        "ended": episode.ended,
+        "action": episode.action.tolist(),
+        "reward": episode.reward,
+        "events": [[name for name, values in marks.items() if values[t]] for t in range(len(episode))],
+        "scenes": {name: [scene[name] for scene in episode.scenes] for name in (drawn[0] if drawn else ())},
+        "pictures": [] if drawn else episode.pictures,
+        "value": memory.baseline,
+        "entropy": memory.entropy,
+        "probability": memory.probability,
+        "traces": {name: _spread(values) for name, values in memory.traces.items()},
+        "maps": {name: vars(found) for name, found in memory.maps.items()},
+        "missing": memory.missing,
+    }
+
+
+def _spread(values: np.ndarray) -> dict[str, Any]:
+    """K numbers at each step, [T, K], as mean and range."""
+    return {"count": values.shape[1], "mean": values.mean(1), "low": values.min(1), "high": values.max(1)}
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().double().numpy()

@@ -1,0 +1,57 @@
+"""Draw what an FWM agent looked back at in one episode on a graph, step by step (Schlag et al. 2021, Fig. 3).
+
+python -m benchmarks.memory_map runs/graph-pomdp-fwm-a2c-s0 results/memory-map.png
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+import eval_rl
+from engram.agents.episode import Episode
+
+
+def taught(episode: Episode, step: int) -> str:
+    """The edge that an agent learned when it came to a step."""
+    if step == 0:
+        return "start"
+    before, action = episode.scenes[step - 1], int(episode.action[step - 1])
+    after = before["successors"][before["agent"], action]
+    return f"{before['agent']} -{action}→ {after}" if after >= 0 else f"{before['agent']} -{action}✕"
+
+
+def draw(run: str, path: Path, number: int) -> None:
+    """Draw the map of the last read, whose answer the agent uses, in episode `number` of the held-out ones."""
+    judged = eval_rl.Judged.load(run, "test")
+    episode, memory = eval_rl.recall(judged, argparse.Namespace(episode=number, seed=0, greedy=False))
+    found = memory.maps["query_key"]
+    cells = found.at(read=found.values.shape[1] - 1).values
+    most = abs(cells).max()
+    canvas, axes = plt.subplots(figsize=(8, 7), layout="constrained")
+    image = axes.imshow(cells, cmap="PuOr", vmin=-most, vmax=most)
+    steps = range(len(episode))
+    asks = [f"in {scene['agent']}, goal {scene['goal']}" for scene in episode.scenes[:-1]]
+    axes.set_xticks(steps, [taught(episode, step) for step in steps], rotation=90, fontsize=7)
+    axes.set_yticks(steps, asks, fontsize=7)
+    axes.set(xlabel="step that was written, and the edge it taught", ylabel="step that reads, and where the agent is")
+    axes.spines[:].set_visible(False)
+    canvas.colorbar(image, shrink=0.6, label=found.meaning)
+    canvas.savefig(path, dpi=110)
+    plt.close(canvas)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="of --env graph-pomdp --core fwm")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--episode", type=int, default=0, help="which of the held-out ones")
+    args = parser.parse_args()
+    draw(args.run, args.path, args.episode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Compiled kernels over the rows of a batch, in as many threads as torch computes with.
+
+Not Numba's parallel loops: of its threading layers, one dies where two actors call at once and one after a fork.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+SHARE = 2**20
+"""bytes of arrays for which it pays to wake a thread, which takes some 50 us"""
+
+
+def run(kernel: Callable, num_rows: int, *args) -> None:
+    """kernel(begin, end, *args) on slices that make up `num_rows`.
+
+    The kernel releases the interpreter's lock and treats each row alone, so that the number of threads changes nothing
+    in what it writes into the arrays among `args`.
+    """
+    size = sum(x.nbytes for x in args if isinstance(x, np.ndarray))
+    parts = max(1, min(torch.get_num_threads(), num_rows, size // SHARE))
+    cuts = [num_rows * i // parts for i in range(parts + 1)]
+    others = [_pool(parts - 1).submit(kernel, *cut, *args) for cut in pairwise(cuts[1:])]
+    try:
+        kernel(0, cuts[1], *args)
+    finally:
+        wait(others)  # also after an error, as they write into the arrays
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool(num_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num_threads, "rows")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has no threads but the one that forked

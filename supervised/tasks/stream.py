@@ -1,0 +1,33 @@
+"""Tasks without examples: rows of text that go on from batch to batch, and carry the state of the model along."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from engram.supervised.tasks.task import Batch, Task
+
+
+@dataclass(frozen=True)
+class Stream(Task):
+    """Training batch `number` holds the next steps of the rows of batch `number - 1`, by as many as `window`.
+
+    Gradients end at the borders of batches, states do not (truncated backpropagation through time). A valid or test set
+    is read once, in order, by as many rows as the paper evaluates with: `valid_rows`, and a single one in the test.
+    """
+
+    window: int = 200
+    """steps of a batch"""
+
+    train_size: ClassVar = None  # all that there is
+    valid_rows: ClassVar[int]
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require(self.window > 0, "window", "at least 1")
+
+    def batches(self, split: str, batch_size: int) -> Iterator[Batch]:
+        return self.chunks(split, self.valid_rows if split == "valid" else 1)
+
+    def chunks(self, split: str, rows: int) -> Iterator[Batch]:
+        """All of "valid" or "test", in order, on so many rows."""
+        raise NotImplementedError
