@@ -89,9 +89,9 @@ _PACMAN = {
     "eval_episodes": 400,
 }
 _BOXES = _PACMAN | {
-    "agent": dataclasses.replace(_PACMAN["agent"], reward_scale=0.5),
+    "agent": dataclasses.replace(_PACMAN["agent"], reward_scale=0.5, entropy_cost=0.005),
     "optim": dataclasses.replace(_PACMAN["optim"], learning_rate=7e-4),
-    "total_steps": 15_000_000,
+    "total_steps": 18_000_000,
 }
 _EASY_BOXES = _BOXES | {"env_kwargs": {"solution_length": (1, 2), "num_distractors": (0,)}}
 # Irie et al. 2021, Sec. 4.4; numbers of the released program, a fork of TorchBeast, whose baseline cost of 0.5 is on

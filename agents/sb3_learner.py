@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from torch import Tensor
 
@@ -45,7 +46,7 @@ def make_model(config: RunConfig, env_id: str, device: torch.device | str) -> On
     if hasattr(space, "spaces"):
         policy = "MultiInput"
     else:
-        policy = "Cnn" if len(space.shape) == 3 and sorted(space.shape)[1] >= CNN_SIZE else "Mlp"
+        policy = "Cnn" if is_image_space(space) and sorted(space.shape)[1] >= CNN_SIZE else "Mlp"
     if "lstm_hidden_size" in choices:
         choices["policy_kwargs"] = {"lstm_hidden_size": choices.pop("lstm_hidden_size")}
         policy += "Lstm"
