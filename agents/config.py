@@ -1,5 +1,6 @@
 """The configuration of a run: one tree of frozen dataclasses, a command line over it, and its form in JSON."""
 
+import ast
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -178,6 +179,7 @@ def parse(
     if chosen["resume"] is not None:
         return None, chosen["resume"]
     env, core, agent = chosen["env"], chosen["core"], chosen["agent"]
+    kwargs, rest = ({}, rest) if env_options(env) else _unknown_options(rest)
     if agent in SB3_AGENTS:
         if core is not None:
             raise ConfigError(f"--agent {agent} has a network of its own: drop --core {core}, or choose another agent")
@@ -190,7 +192,8 @@ def parse(
         f"--preset {chosen['preset']}; --resume FOLDER continues a run, on its own. The values below are those of this "
         "choice."
     )
-    return read_flags(default, rest, "train_rl.py", description), None
+    config = read_flags(default, rest, "train_rl.py", description)
+    return dataclasses.replace(config, env=dataclasses.replace(config.env, kwargs=kwargs)) if kwargs else config, None
 
 
 def make_config(
@@ -249,6 +252,25 @@ def from_json(saved: dict[str, Any]) -> RunConfig:
         return Config(**saved | parts)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"this config.json is of another version: {error}") from error
+
+
+def _unknown_options(flags: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Options of an environment that tells of none, and the other flags: --env.kwargs.NAME VALUE, a literal or text."""
+    options, rest, remaining = {}, [], iter(flags)
+    for flag in remaining:
+        name, equals, value = flag.partition("=")
+        if not name.startswith("--env.kwargs."):
+            rest.append(flag)
+            continue
+        value = value if equals else next(remaining, None)
+        if value is None:
+            raise ConfigError(f"{name} needs a value")
+        option = name.removeprefix("--env.kwargs.").replace("-", "_")
+        try:
+            options[option] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            options[option] = value
+    return options, rest
 
 
 def _options_class(known: Mapping[str, Any]) -> type:

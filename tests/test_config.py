@@ -113,7 +113,7 @@ def test_an_unknown_choice_is_answered_with_the_choices(line, message):
         ("--env.num-env 8", "--env.num-envs"),
         ("--sed 1", "--seed"),
         ("--core lstm --core.memory-size 8", "--core.memory-size"),
-        ("--env CartPole-v1 --env.kwargs.num-states 8", "--env.kwargs.num-states"),
+        ("--env CartPole-v1 --env.kwargs.num-states", "--env.kwargs.num-states needs a value"),
         ("--seed first", "--seed"),
         ("--env.kwargs.split trial", "'train', 'test', 'valid'"),
         ("--agent.returns all", "n-step"),
@@ -140,6 +140,13 @@ def test_a_wrong_flag_or_value_is_named_in_one_line(line, said, capsys):
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr() == ("", "")
+
+
+def test_options_of_environments_of_others_are_literals_or_text():
+    line = "--env FrozenLake-v1 --env.kwargs.is-slippery False --env.kwargs.map-name=8x8 --seed 3"
+    config = parsed(line)
+    assert (config.env.kwargs, config.seed) == ({"is_slippery": False, "map_name": "8x8"}, 3)
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
 
 def test_a_misspelt_flag_is_answered_with_the_right_one():

@@ -380,6 +380,7 @@ def test_a_run_never_writes_over_another(capsys):
             "maps of (5, 5) (--core.height, --core.width), but BoxEncoder gives maps of (7, 7)",
         ),
         ("--env CartPole-v1 --policy.encoder impala", "--policy.encoder impala reads images; observations are of Box("),
+        ("--env CartPole-v1 --env.kwargs.num-states 8", "with the options {'num_states': 8}: TypeError: "),
         ("--env Missing-v0", "the library of this game is not installed"),
         ("--env Faulty-reset-v0", "raised RuntimeError: no such level"),
         ("--core fwmm", "no core is called 'fwmm', did you mean 'fwm'?"),
