@@ -101,7 +101,7 @@ def test_environments_stay_apart(tmp_path):
 
 def test_settings_that_differ():
     runs = {"a": a_config(0), "b": a_config(1, rate=0.2) | {"new": None, "folder": "y"}, "c": a_config(0)}
-    assert differences(runs) == {"optim.rate": [0.1, 0.2, 0.1], "seed": [0, 1, 0]}
+    assert differences(runs) == {"optim.rate": [0.1, 0.2, 0.1], "seed": [0, 1, 0], "new": ["absent", None, "absent"]}
     assert differences({"a": a_config(), "b": a_config() | {"new": 3}}) == {"new": ["absent", 3]}
     assert flat({"a": {"b": {"c": 1}}, "d": []}) == {"a.b.c": 1, "d": []}
 

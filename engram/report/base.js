@@ -32,13 +32,21 @@ function missing(parent, lines) {
 /** A choice of one: `options` are [value, text] pairs; few of them lie side by side. */
 function choice(label, options, value, chosen) {
   if (options.length > 4) {
-    const list = el("select", { change: () => chosen(list.value) },
-      ...options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)));
+    const list = el(
+      "select",
+      { change: () => chosen(list.value) },
+      ...options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)),
+    );
     return el("label", { class: "screen" }, el("span", { class: "quiet" }, label), list);
   }
-  const name = `choice-${choice.count = (choice.count ?? 0) + 1}`;
-  const one = ([key, text]) => el("label", {},
-    el("input", { type: "radio", name, value: key, checked: key === value, change: () => chosen(key) }), text);
+  const name = `choice-${(choice.count = (choice.count ?? 0) + 1)}`;
+  const one = ([key, text]) =>
+    el(
+      "label",
+      {},
+      el("input", { type: "radio", name, value: key, checked: key === value, change: () => chosen(key) }),
+      text,
+    );
   return el("fieldset", { class: "screen" }, el("legend", {}, label), ...options.map(one));
 }
 
@@ -60,14 +68,13 @@ const BELOW_ZERO = {
 };
 
 function theme() {
-  const style = getComputedStyle(document.documentElement);
   const probe = el("i");
   document.body.append(probe);
   const colour = (name) => {
     probe.style.color = `var(--${name})`;
     return getComputedStyle(probe).color;
   };
-  const found = { style };
+  const found = {};
   for (const name of ["paper", "panel", "ink", "muted", "line", "accent", "agent", "goal"]) found[name] = colour(name);
   probe.remove();
   const [red] = found.paper.match(/\d+/g).map(Number);
@@ -84,17 +91,21 @@ function faint(hex, opacity) {
 
 /** Colour scale and range for cells: zero has the colour of the paper. */
 function scale(low, high, kind) {
-  const up = SIZES[kind], down = BELOW_ZERO[kind];
+  const up = SIZES[kind],
+    down = BELOW_ZERO[kind];
   const most = Math.max(Math.abs(low), Math.abs(high)) || 1;
   if (low >= -1e-3 * most) return { range: [0, most], stops: up.map((c, i) => [i / (up.length - 1), c]) };
-  const below = down.map((c, i) => [0.5 * i / down.length, c]);
-  return { range: [-most, most], stops: [...below, ...up.map((c, i) => [0.5 + 0.5 * i / (up.length - 1), c])] };
+  const below = down.map((c, i) => [(0.5 * i) / down.length, c]);
+  return { range: [-most, most], stops: [...below, ...up.map((c, i) => [0.5 + (0.5 * i) / (up.length - 1), c])] };
 }
 
 /** The colour of a cell on a scale. */
 function colourOf(value, { range: [low, high], stops }) {
   const at = Math.min(1, Math.max(0, (value - low) / (high - low)));
-  const next = Math.max(1, stops.findIndex(([stop]) => stop >= at));
+  const next = Math.max(
+    1,
+    stops.findIndex(([stop]) => stop >= at),
+  );
   const [[from, a], [to, b]] = [stops[next - 1], stops[next]];
   const part = (at - from) / (to - from || 1);
   const mix = [1, 3, 5].map((i) => {
@@ -116,16 +127,23 @@ function chart(node, make) {
     const axis = { gridcolor: colours.line, zerolinecolor: colours.line, linecolor: colours.line, automargin: true };
     const base = {
       font: { family: "system-ui, sans-serif", size: narrow.matches ? 11 : 13, color: colours.ink },
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 50, r: 16, t: 30, b: 44 },
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      margin: { l: 50, r: 16, t: 30, b: 44 },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: colours.muted, activecolor: colours.ink },
       hoverlabel: { bgcolor: colours.panel, bordercolor: colours.line, font: { color: colours.ink } },
-      dragmode: narrow.matches ? false : "zoom", width: node.clientWidth,
+      dragmode: narrow.matches ? false : "zoom",
+      width: node.clientWidth,
     };
     for (const name of Object.keys(layout)) {
       if (/^[xy]axis/.test(name)) layout[name] = { ...axis, ...layout[name] };
     }
-    const config = { displaylogo: false, displayModeBar: narrow.matches ? false : "hover", responsive: false,
-      modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
+    const config = {
+      displaylogo: false,
+      displayModeBar: narrow.matches ? false : "hover",
+      responsive: false,
+      modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+    };
     return Plotly.react(node, traces, { ...base, ...layout }, config);
   };
   node.redraw = draw;
@@ -141,19 +159,26 @@ function redraw() {
   document.dispatchEvent(new Event("recolour"));
 }
 
-const root = document.documentElement, button = document.getElementById("theme");
-const label = () => { button.textContent = theme().kind === "dark" ? "Light" : "Dark"; };
+const root = document.documentElement,
+  button = document.getElementById("theme");
+const label = () => {
+  button.textContent = theme().kind === "dark" ? "Light" : "Dark";
+};
 button.addEventListener("click", () => {
   root.dataset.theme = theme().kind === "dark" ? "light" : "dark";
   label();
   redraw();
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { label(); redraw(); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  label();
+  redraw();
+});
 label();
 
 let drawnWidth = innerWidth;
 addEventListener("resize", () => {
-  if (innerWidth !== drawnWidth) {  // not where a phone hides its address bar
+  if (innerWidth !== drawnWidth) {
+    // not where a phone hides its address bar
     drawnWidth = innerWidth;
     requestAnimationFrame(redraw);
   }
@@ -180,12 +205,24 @@ matchMedia("print").addEventListener("change", (event) => onPaper(event.matches)
 
 /** A table of rows of cells; numbers stand right. */
 function table(head, rows, classes = () => undefined) {
-  const cell = (tag, value) => el(tag, { class: typeof value === "number" || value?.number ? "number" : undefined },
-    value === null || value === undefined ? "" : String(value.text ?? value));
+  const cell = (tag, value) =>
+    el(
+      tag,
+      { class: typeof value === "number" || value?.number ? "number" : undefined },
+      value === null || value === undefined ? "" : String(value.text ?? value),
+    );
   const isNumber = head.map((_, i) => rows.some((row) => typeof row[i] === "number" || row[i]?.number));
   const titles = head.map((text, i) => el("th", { class: isNumber[i] ? "number" : undefined }, text));
-  return el("div", { class: "wide" }, el("table", {}, el("thead", {}, el("tr", {}, ...titles)),
-    el("tbody", {}, ...rows.map((row, i) => el("tr", { class: classes(row, i) }, ...row.map((v) => cell("td", v)))))));
+  return el(
+    "div",
+    { class: "wide" },
+    el(
+      "table",
+      {},
+      el("thead", {}, el("tr", {}, ...titles)),
+      el("tbody", {}, ...rows.map((row, i) => el("tr", { class: classes(row, i) }, ...row.map((v) => cell("td", v))))),
+    ),
+  );
 }
 
 function csv(head, rows) {

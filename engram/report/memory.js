@@ -1,94 +1,106 @@
 "use strict";
 // What a memory looks back at in one episode: maps, step by step, beside what the environment showed.
 
-const WORDS = {
-  step: "step that reads", past: "step that was written", read: "read", layer: "layer", head: "head", memory: "memory",
-  block: "block", slot: "slot", row: "what a slot reads", inner_step: "inner step", query: "query", key: "key",
-};
-const TRACES = {
-  write_strength: "write strength", memory_norm: "norm of the memory", beta: "beta, strength of a write", rate: "rate of learning",
-};
 const MANY = 60;
-const MEAN = "mean";
-const CHAINS = ["read", "inner_step"];  // each starts from what the one before has found: the last is what the agent uses
-
-/** A map of the data with its cells as numbers, axes of one position left out. */
-function unpack(map) {
-  const { data: text, scale: unit, shape: full } = map.values;
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const multiples = new Int16Array(bytes.buffer);
-  const kept = full.map((_, i) => i).filter((i) => i === 0 || i === full.length - 1 || full[i] > 1);
-  const strides = full.map((_, i) => full.slice(i + 1).reduce((a, b) => a * b, 1));
-  const axes = kept.map((i) => map.axes[i]), shape = kept.map((i) => full[i]), jump = kept.map((i) => strides[i]);
-  const cell = (at) => unit * multiples[at.reduce((sum, place, i) => sum + place * jump[i], 0)];
-  return { axes, shape, cell, meaning: map.meaning, labels: map.labels };
-}
-
-/** Rows [first axis][last axis] of a map, with `chosen` positions or means on the axes between. */
-function plane(map, chosen) {
-  const between = map.axes.slice(1, -1);
-  let places = [[]];
-  between.forEach((axis, i) => {
-    const size = map.shape[i + 1], at = chosen[axis];
-    const wanted = at === MEAN ? Array.from({ length: size }, (_, k) => k) : [Number(at)];
-    places = places.flatMap((place) => wanted.map((k) => [...place, k]));
-  });
-  const [rows, columns] = [map.shape[0], map.shape.at(-1)];
-  return Array.from({ length: rows }, (_, r) => Array.from({ length: columns }, (_, c) =>
-    places.reduce((sum, place) => sum + map.cell([r, ...place, c]), 0) / places.length));
-}
-
-const positions = (map, axis) => map.labels[axis] ??
-  Array.from({ length: map.shape[map.axes.indexOf(axis)] }, (_, i) => (axis === "past" || axis === "step" ? String(i) : `${WORDS[axis] ?? axis} ${i + 1}`));
+// Each of these starts from what the one before has found: the last is what the agent uses.
+const CHAINS = ["read", "inner_step"];
 
 class Recollection {
   constructor(parent, memory) {
     Object.assign(this, { parent, memory, step: 0, chosen: {} });
     this.walk = memory.scenes.successors ? new Walk(memory.scenes, memory.action) : null;
-    this.returns = memory.reward.map(((sum) => (value) => (sum += value))(0));
+    this.episode = new Episode(memory, this.walk);
     this.maps = Object.fromEntries(Object.entries(memory.maps).map(([name, map]) => [name, unpack(map)]));
     [this.name] = Object.keys(this.maps);
     this.build();
   }
 
-  get map() { return this.maps[this.name]; }
+  get map() {
+    return this.maps[this.name];
+  }
 
   build() {
-    const { memory, parent } = this, last = memory.steps - 1;
-    const where = memory.ended ? `${memory.steps} steps, return ${short(this.returns.at(-1), 4)}` : `its first ${memory.steps} steps`;
-    parent.append(el("p", {}, `${memory.core} on ${memory.env}, ${splitName(memory.split)}, episode ${memory.episode}: ${where}.`));
+    const { memory, parent } = this,
+      last = memory.steps - 1;
+    const where = memory.ended
+      ? `${memory.steps} steps, return ${short(this.episode.returns.at(-1), 4)}`
+      : `its first ${memory.steps} steps`;
+    parent.append(
+      el("p", {}, `${memory.core} on ${memory.env}, ${splitName(memory.split)}, episode ${memory.episode}: ${where}.`),
+    );
     if (memory.missing) missing(parent, [memory.missing]);
-    this.slider = el("input", { type: "range", min: 0, max: last, value: 0, "aria-label": "step", input: () => this.go(Number(this.slider.value)) });
+    this.slider = el("input", {
+      type: "range",
+      min: 0,
+      max: last,
+      value: 0,
+      "aria-label": "step",
+      input: () => this.go(Number(this.slider.value)),
+    });
     this.where = el("output", { id: "where" });
     this.playing = el("button", { type: "button", click: () => this.play(), "aria-label": "play" }, "▶");
-    const move = (by, text) => el("button", { type: "button", click: () => this.go(this.step + by), "aria-label": by < 0 ? "back" : "on" }, text);
-    parent.append(el("div", { id: "walk" }, el("div", { class: "controls" }, this.playing, move(-1, "‹"), this.slider, move(1, "›"), this.where)));
+    const move = (by, text) =>
+      el(
+        "button",
+        { type: "button", click: () => this.go(this.step + by), "aria-label": by < 0 ? "back" : "on" },
+        text,
+      );
+    parent.append(
+      el(
+        "div",
+        { id: "walk" },
+        el("div", { class: "controls" }, this.playing, move(-1, "‹"), this.slider, move(1, "›"), this.where),
+      ),
+    );
     this.controls = el("div", { class: "controls" });
     this.meaning = el("p", { class: "quiet" });
     this.mapNode = el("div", { class: "chart", "data-chart": "map" });
     this.rowNode = el("div", { class: "chart", "data-chart": "row" });
     this.shown = el("div", {});
     this.said = el("ul", { id: "said" });
-    const legend = this.walk ? el("p", { class: "quiet" }, "Filled: the agent. Ring: its goal. Dashed edges were not tried yet. " +
-      (this.name && this.map.axes.at(-1) === "past" ? "Coloured edges are those that the memory looks back at: the stronger, the wider. " : "") + "The halo is the edge it takes now.") : null;
-    const picture = this.walk || memory.pictures.length ? [el("h3", {}, "What the environment shows"), this.shown, legend] : [];
-    parent.append(el("div", { class: "two" },
-      el("div", {}, ...(this.name ? [this.controls, this.mapNode, this.meaning] : [el("p", { class: "quiet" }, "No map to draw.")])),
-      el("div", { class: "shown" }, ...picture, el("h3", {}, "What happens"), this.said)));
+    const legend = this.walk
+      ? el(
+          "p",
+          { class: "quiet" },
+          "Filled: the agent. Ring: its goal. Dashed edges were not tried yet. " +
+            (this.name && this.map.axes.at(-1) === "past"
+              ? "Coloured edges are those that the memory looks back at: the stronger, the wider. "
+              : "") +
+            "The halo is the edge it takes now.",
+        )
+      : null;
+    const picture =
+      this.walk || memory.pictures.length ? [el("h3", {}, "What the environment shows"), this.shown, legend] : [];
+    parent.append(
+      el(
+        "div",
+        { class: "two" },
+        el(
+          "div",
+          {},
+          ...(this.name
+            ? [this.controls, this.mapNode, this.meaning]
+            : [el("p", { class: "quiet" }, "No map to draw.")]),
+        ),
+        el("div", { class: "shown" }, ...picture, el("h3", {}, "What happens"), this.said),
+      ),
+    );
     if (this.name) {
-      parent.append(this.rowTitle = el("h3", {}), this.rowNode);
+      parent.append((this.rowTitle = el("h3", {})), this.rowNode);
       this.choose();
     }
     this.traceNode = el("div", { class: "chart", "data-chart": "traces" });
     parent.append(el("h3", {}, "Over the episode"), this.traceNode);
-    chart(this.traceNode, (colours) => this.drawTraces(colours));
+    chart(this.traceNode, (colours) => this.episode.traces(this.step, colours));
     this.listen(this.traceNode, (point) => point.x);
     if (this.name) {
       chart(this.mapNode, (colours) => this.drawMap(colours));
       chart(this.rowNode, (colours) => this.drawRow(colours));
       this.listen(this.mapNode, (point) => point.y);
     }
-    this.recolour = () => { if (parent.isConnected) this.go(this.step); };
+    this.recolour = () => {
+      if (parent.isConnected) this.go(this.step);
+    };
     document.addEventListener("recolour", this.recolour);
     this.buildSteps();
     this.go(last);
@@ -107,14 +119,30 @@ class Recollection {
   /** The choices above the map. */
   choose() {
     const names = Object.keys(this.maps).map((name) => [name, name.replaceAll("_", " ")]);
-    const rebuild = () => { this.choose(); this.mapNode.redraw(); this.rowNode.redraw(); this.go(this.step); };
+    const rebuild = () => {
+      this.choose();
+      this.mapNode.redraw();
+      this.rowNode.redraw();
+      this.go(this.step);
+    };
     const parts = [];
-    if (names.length > 1) parts.push(choice("map", names, this.name, (name) => { this.name = name; rebuild(); }));
+    if (names.length > 1)
+      parts.push(
+        choice("map", names, this.name, (name) => {
+          this.name = name;
+          rebuild();
+        }),
+      );
     for (const axis of this.map.axes.slice(1, -1)) {
       const all = positions(this.map, axis);
       this.chosen[axis] ??= CHAINS.includes(axis) ? String(all.length - 1) : MEAN;
       const options = [[MEAN, "mean"], ...all.map((text, i) => [String(i), text.replace(`${WORDS[axis]} `, "")])];
-      parts.push(choice(WORDS[axis] ?? axis, options, this.chosen[axis], (value) => { this.chosen[axis] = value; rebuild(); }));
+      parts.push(
+        choice(WORDS[axis] ?? axis, options, this.chosen[axis], (value) => {
+          this.chosen[axis] = value;
+          rebuild();
+        }),
+      );
     }
     parts.push(csvButton(`map-${this.name}`, () => this.mapRows()));
     this.controls.replaceChildren(...parts);
@@ -125,7 +153,9 @@ class Recollection {
   }
 
   mapRows() {
-    const map = this.map, head = [...map.axes, "value"], rows = [];
+    const map = this.map,
+      head = [...map.axes, "value"],
+      rows = [];
     const visit = (at) => {
       if (at.length < map.axes.length) for (let i = 0; i < map.shape[at.length]; i++) visit([...at, i]);
       else rows.push([...at, map.cell(at)]);
@@ -136,10 +166,17 @@ class Recollection {
 
   /** Marks of an axis of steps: what each taught or asks, where there is room. */
   stepAxis(text, vertical) {
-    const count = this.memory.steps, named = this.walk && count <= 40 && !narrow.matches;
-    const every = named ? 1 : Math.max(1, Math.ceil(count / (narrow.matches ? 10 : 20)));
+    const count = this.memory.steps,
+      named = this.walk && count <= 40 && !narrow.matches;
+    const room = narrow.matches ? 10 : 20;
+    const every = named ? 1 : ([1, 2, 5, 10, 20, 50].find((gap) => count / gap <= room) ?? 100);
     const at = Array.from({ length: count }, (_, i) => i).filter((i) => i % every === 0);
-    return { tickvals: at, ticktext: at.map((i) => (named ? `${text(i)} · ${i}` : String(i))), tickangle: vertical ? 0 : named ? -90 : 0, tickfont: { size: 10 } };
+    return {
+      tickvals: at,
+      ticktext: at.map((i) => (named ? `${text(i)} · ${i}` : String(i))),
+      tickangle: vertical ? 0 : named ? -90 : 0,
+      tickfont: { size: 10 },
+    };
   }
 
   columns() {
@@ -155,23 +192,53 @@ class Recollection {
   }
 
   heat(rows, ends, colours, extra) {
-    const { range, stops } = scale(...ends, colours.kind), gap = rows.length <= MANY && rows[0].length <= MANY ? 1 : 0;
-    return { type: "heatmap", z: rows, zmin: range[0], zmax: range[1], colorscale: stops, xgap: gap, ygap: gap,
-      colorbar: { thickness: 10, outlinewidth: 0, tickfont: { size: 10 } }, ...extra };
+    const { range, stops } = scale(...ends, colours.kind),
+      gap = rows.length <= MANY && rows[0].length <= MANY ? 1 : 0;
+    return {
+      type: "heatmap",
+      z: rows,
+      zmin: range[0],
+      zmax: range[1],
+      colorscale: stops,
+      xgap: gap,
+      ygap: gap,
+      colorbar: { thickness: 10, outlinewidth: 0, tickfont: { size: 10 } },
+      ...extra,
+    };
   }
 
   drawMap(colours) {
-    const past = this.map.axes.at(-1) === "past", walk = this.walk;
+    const past = this.map.axes.at(-1) === "past",
+      walk = this.walk;
     const columns = this.columns();
-    const text = this.cells.length > MANY ? undefined : this.cells.map((row, r) => row.map((_, c) =>
-      `step ${r}${walk ? ` (${walk.asks(r)})` : ""}<br>${past ? `written at ${c}${walk ? ` (${walk.label(c)})` : ""}` : columns.ticktext[c]}`));
-    const traces = [this.heat(this.cells, this.ends, colours, { text,
-      hovertemplate: text ? "%{text}<br>%{z:.3f}<extra></extra>" : "step %{y}, written at %{x}: %{z:.3f}<extra></extra>" })];
+    const text =
+      this.cells.length > MANY
+        ? undefined
+        : this.cells.map((row, r) =>
+            row.map(
+              (_, c) =>
+                `step ${r}${walk ? ` (${walk.asks(r)})` : ""}<br>${past ? `written at ${c}${walk ? ` (${walk.label(c)})` : ""}` : columns.ticktext[c]}`,
+            ),
+          );
+    const traces = [
+      this.heat(this.cells, this.ends, colours, {
+        text,
+        hovertemplate: text
+          ? "%{text}<br>%{z:.3f}<extra></extra>"
+          : "step %{y}, written at %{x}: %{z:.3f}<extra></extra>",
+      }),
+    ];
     const layout = {
-      height: narrow.matches ? 400 : walk ? 640 : 520, dragmode: false,
+      height: narrow.matches ? 400 : walk ? 640 : 520,
+      dragmode: false,
       xaxis: { ...columns, title: { text: this.columnTitle() }, showgrid: false, zeroline: false },
-      yaxis: { ...this.stepAxis((i) => walk.asks(i), true), title: { text: walk ? "step that reads, and where it is" : "step that reads", standoff: 12 },
-        autorange: "reversed", showgrid: false, zeroline: false },
+      yaxis: {
+        ...this.stepAxis((i) => walk.asks(i), true),
+        title: { text: walk ? "step that reads, and where it is" : "step that reads", standoff: 12 },
+        autorange: "reversed",
+        showgrid: false,
+        zeroline: false,
+      },
       shapes: [this.mark(colours)],
     };
     return { traces, layout };
@@ -179,7 +246,14 @@ class Recollection {
 
   /** The frame around the row of the present step. */
   mark(colours) {
-    return { type: "rect", x0: -0.5, x1: this.cells[0].length - 0.5, y0: this.step - 0.5, y1: this.step + 0.5, line: { color: colours.accent, width: 2 } };
+    return {
+      type: "rect",
+      x0: -0.5,
+      x1: this.cells[0].length - 0.5,
+      y0: this.step - 0.5,
+      y1: this.step + 0.5,
+      line: { color: colours.accent, width: 2 },
+    };
   }
 
   /** All positions of the innermost axis at the present step: reads, heads or slots. */
@@ -193,45 +267,33 @@ class Recollection {
       this.rowEnds = [every.reduce((a, b) => Math.min(a, b), 0), every.reduce((a, b) => Math.max(a, b), 0)];
     }
     const rows = this.planes.map((rowsOfPlace) => rowsOfPlace[this.step]);
-    const traces = [this.heat(rows, this.rowEnds, colours, { y: places.map((_, i) => i), hovertemplate: "%{y} · %{x}: %{z:.3f}<extra></extra>" })];
+    const traces = [
+      this.heat(rows, this.rowEnds, colours, {
+        y: places.map((_, i) => i),
+        showscale: rows.length > 2,
+        hovertemplate: "%{y} · %{x}: %{z:.3f}<extra></extra>",
+      }),
+    ];
     const layout = {
-      height: (narrow.matches ? 70 : this.walk ? 130 : 80) + 28 * rows.length, dragmode: false, hovermode: "closest",
+      height: (narrow.matches || !this.walk ? 90 : 160) + 28 * rows.length,
+      dragmode: false,
+      hovermode: "closest",
       xaxis: { ...this.columns(), title: { text: this.columnTitle() }, showgrid: false, zeroline: false },
-      yaxis: { tickvals: places.map((_, i) => i), ticktext: places, autorange: "reversed", showgrid: false, zeroline: false },
+      yaxis: {
+        tickvals: places.map((_, i) => i),
+        ticktext: places,
+        autorange: "reversed",
+        showgrid: false,
+        zeroline: false,
+      },
     };
     return { traces, layout };
   }
 
-  drawTraces(colours) {
-    const { memory } = this, steps = memory.reward.map((_, i) => i);
-    const line = (name, unit, mean, more = []) => ({ name, unit, mean, more });
-    const panels = [line("reward", "", memory.reward), line("value of the baseline", "", memory.value), line("entropy of the action", "nats", memory.entropy)];
-    for (const [name, { count, mean, low, high }] of Object.entries(memory.traces)) {
-      const title = TRACES[name] ?? name.replaceAll("_", " ");
-      panels.push(count > 1 ? line(`${title}, mean and range of ${count}`, "", mean, [low, high]) : line(title, "", mean));
-    }
-    const layout = { height: 50 + 96 * panels.length, hovermode: "x", dragmode: false, showlegend: false, annotations: [], shapes: [this.now(colours)],
-      xaxis: { title: { text: "step of the episode" }, anchor: `y${panels.length > 1 ? panels.length : ""}`, range: [-0.5, memory.steps - 0.5] } };
-    const traces = panels.flatMap(({ name, unit, mean, more: [low, high] }, i) => {
-      const axis = `y${i ? i + 1 : ""}`, top = 1 - i / panels.length, colour = colours.lines[i % colours.lines.length];
-      layout[`yaxis${i ? i + 1 : ""}`] = { domain: [top - 0.72 / panels.length, top - 0.06 / panels.length], nticks: 4, zeroline: true };
-      layout.annotations.push({ text: name + (unit ? `, ${unit}` : ""), xref: "paper", x: 0, yref: "paper", y: top + 0.015, showarrow: false, xanchor: "left", yanchor: "middle", font: { size: 12, color: colours.muted } });
-      const base = { x: steps, yaxis: axis, name, hovertemplate: "%{y:.4g}<extra></extra>" };
-      if (i === 0) return [{ ...base, type: "bar", y: mean, marker: { color: colour } }];
-      const edge = { ...base, mode: "lines", line: { width: 0 }, hoverinfo: "skip", hovertemplate: undefined };
-      const band = low ? [{ ...edge, y: low }, { ...edge, y: high, fill: "tonexty", fillcolor: faint(colour, 0.2) }] : [];
-      return [...band, { ...base, mode: "lines", y: mean, line: { color: colour, width: 1.8 } }];
-    });
-    return { traces, layout };
-  }
-
-  now(colours) {
-    return { type: "line", xref: "x", x0: this.step, x1: this.step, yref: "paper", y0: 0, y1: 1, line: { color: colours.accent, width: 1.5 } };
-  }
-
   /** Show step t everywhere. */
   go(t) {
-    const { memory } = this, last = memory.steps - 1;
+    const { memory } = this,
+      last = memory.steps - 1;
     this.step = t = Math.min(last, Math.max(0, t));
     const colours = theme();
     this.slider.value = t;
@@ -243,48 +305,35 @@ class Recollection {
       this.rowNode.redraw();
       this.rowTitle.textContent = `Step ${t} looks back at`;
     }
-    if (this.walk) this.shown.replaceChildren(this.walk.draw(t, weights, scale(this.name && this.ends[0] < 0 ? -1 : 0, 1, colours.kind), colours));
-    else if (memory.pictures.length) this.shown.replaceChildren(el("img", { src: memory.pictures[t], alt: `the environment before step ${t}` }));
-    this.said.replaceChildren(...this.sentences(t, weights).map((text) => el("li", {}, text)));
+    if (this.walk)
+      this.shown.replaceChildren(
+        this.walk.draw(t, weights, scale(this.name && this.ends[0] < 0 ? -1 : 0, 1, colours.kind), colours),
+      );
+    else if (memory.pictures.length)
+      this.shown.replaceChildren(el("img", { src: memory.pictures[t], alt: `the environment before step ${t}` }));
+    this.said.replaceChildren(...this.episode.sentences(t, weights).map((text) => el("li", {}, text)));
     for (const row of this.rows ?? []) row.classList.toggle("here", Number(row.dataset.step) === t);
   }
 
-  sentences(t, weights) {
-    const { memory, walk } = this, probability = this.probability(t);
-    const said = [];
-    if (walk) said.push(`The agent is in ${walk.agent[t]}, its goal is ${walk.goal[t]}.`);
-    const chance = probability === null ? "" : ` (probability ${short(probability, 2)})`;
-    const led = walk ? this.led(t) : "";
-    said.push(`Action ${memory.action[t]}${chance}${led}, reward ${short(memory.reward[t])}; return so far ${short(this.returns[t], 4)}, value ${short(memory.value[t])}.`);
-    if (memory.events[t].length) said.push(`After it: ${memory.events[t].map((name) => name.replaceAll("_", " ")).join(", ")}.`);
-    const most = weights.map((weight, s) => [weight, s]).filter(([weight]) => Math.abs(weight) > 1e-6)
-      .sort(([a], [b]) => Math.abs(b) - Math.abs(a)).slice(0, 4);
-    if (most.length) {
-      said.push("Memory looks back most at:");
-      for (const [weight, s] of most) said.push(`  step ${s}${walk ? ` (${walk.label(s)})` : ""}: ${short(weight)}`);
-    }
-    return said;
-  }
-
-  probability(t) {
-    return this.memory.probability?.[t] ?? null;
-  }
-
-  led(t) {
-    const to = this.walk.successors[this.walk.agent[t]][this.memory.action[t]];
-    return to < 0 ? " is not possible there" : ` leads to ${to}`;
-  }
-
   buildSteps() {
-    const { memory, walk } = this;
-    const head = ["step", ...(walk ? ["agent", "goal"] : []), "action", "probability", "reward", "return", "value", "entropy", "what followed"];
-    const rows = memory.reward.map((reward, t) => [t, ...(walk ? [walk.agent[t], walk.goal[t]] : []), String(memory.action[t]), this.probability(t), reward,
-      this.returns[t], memory.value[t], memory.entropy[t], memory.events[t].map((name) => name.replaceAll("_", " ")).join(", ")]);
-    const shown = rows.map((row) => row.map((value, i) => (typeof value === "number" && i ? { text: short(value), number: true } : value)));
+    const [head, rows] = this.episode.table();
+    const shown = rows.map((row) =>
+      row.map((value, i) => (typeof value === "number" && i ? { text: short(value), number: true } : value)),
+    );
     const made = table(head, shown);
     this.rows = [...made.querySelectorAll("tbody tr")];
-    this.rows.forEach((row, t) => { row.dataset.step = t; row.addEventListener("click", () => this.go(t)); });
-    this.parent.append(el("details", {}, el("summary", {}, "Step by step"), made), el("div", { class: "controls" }, csvButton("steps", () => [head, rows])));
+    this.rows.forEach((row, t) => {
+      row.dataset.step = t;
+      row.addEventListener("click", () => this.go(t));
+    });
+    this.parent.append(
+      el("details", {}, el("summary", {}, "Step by step"), made),
+      el(
+        "div",
+        { class: "controls" },
+        csvButton("steps", () => [head, rows]),
+      ),
+    );
   }
 
   play() {
@@ -318,8 +367,18 @@ class Recollection {
     shown = new Recollection(place, data.memories[index]);
   };
   if (data.memories.length > 1) {
-    parent.append(el("div", { class: "controls" }, choice("run",
-      data.memories.map((memory, i) => [String(i), `${memory.core} · ${names[memory.run]}`]), "0", (i) => show(Number(i)))));
+    parent.append(
+      el(
+        "div",
+        { class: "controls" },
+        choice(
+          "run",
+          data.memories.map((memory, i) => [String(i), `${memory.core} · ${names[memory.run]}`]),
+          "0",
+          (i) => show(Number(i)),
+        ),
+      ),
+    );
   }
   parent.append(place);
   if (data.memories.length) show(0);

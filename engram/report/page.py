@@ -14,13 +14,13 @@ from PIL import Image
 from engram.checkpoint import write_atomically
 from engram.run import RunError
 
-SCRIPTS = ("base.js", "runs.js", "graph.js", "memory.js")
+SCRIPTS = ("base.js", "curves.js", "scores.js", "runs.js", "graph.js", "maps.js", "episode.js", "memory.js")
 
 
 def write_page(path: str | Path, data: dict[str, Any]) -> None:
     """Write a report.
 
-    Args: data: what `runs.js` and `memory.js` draw, as JSON would hold it, with arrays and pictures besides.
+    Args: data: what the scripts draw, as JSON would hold it, with arrays and pictures besides.
     Raises: RunError if Plotly is not installed, OSError.
     """
     parts = files(__package__)
