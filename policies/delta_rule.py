@@ -1,8 +1,9 @@
 """Fast weight matrices written by outer products: the delta rule (Schlag, Irie & Schmidhuber 2021) in three forms.
 
-`step` is the rule for one time step. `sequence` is the same over time without forming the matrix at every step: within
-a chunk the writes solve a triangular system of inner products of keys. `recurrent` is for reads whose query is known
-only when the read before is done. A memory is [..., K, V], key index first; reading it with q is the row q M.
+`step` is the rule for one time step. `sequence` is the same over time: compiled on the CPU, and elsewhere without
+forming the matrix at every step, as the writes within a chunk solve a triangular system of inner products of keys.
+`recurrent` is for reads whose query is known only when the read before is done. A memory is [..., K, V], key index
+first; reading it with q is the row q M.
 """
 
 from collections.abc import Callable

@@ -57,39 +57,35 @@ class Sequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, memory, key, value, rate, query, starts):
         """memory [B, ..., K, V], the vectors [T, B, ..., K or V], rate [T, B, ...] or None, starts bool [T, B]."""
-        *leading, K, V = memory.shape
+        (T, B), (*leading, K, V) = starts.shape, memory.shape
         ctx.summed = rate is None
-        before, starts = memory.detach().reshape(-1, K, V), starts.contiguous().numpy()
-        arrays = _vectors((key, value, rate), query, (len(key), *leading))
-        arrays = [x.reshape(len(starts), len(before), *x.shape[1:]) for x in arrays]
-        last, found = before.clone(memory_format=torch.contiguous_format), value.new_empty(len(key), *leading, V)
-        errors = np.empty_like(arrays[1])
-        rows.run(
-            _sequence, len(last), last.numpy(), *arrays, starts, errors, found.numpy().reshape(errors.shape), ctx.summed
-        )
+        arrays = _vectors((key, value, rate), query, (T, *leading))
+        arrays = [x.reshape(T, B, -1, *x.shape[1:]) for x in arrays]
+        before = memory.detach().reshape(B, -1, K, V)
+        last, found = before.clone(memory_format=torch.contiguous_format), value.new_empty(T, *leading, V)
+        starts, errors = starts.contiguous().numpy(), np.empty_like(arrays[1])
+        read = found.numpy().reshape(errors.shape)
+        rows.run(_sequence, B, last.numpy(), *arrays, starts, errors, read, ctx.summed)
         key, _, rate, query = arrays
-        ctx.shapes = leading, K, V
-        ctx.save_for_backward(memory)
         ctx.kept = key, rate, query, starts, errors
+        ctx.save_for_backward(memory)
         return found, last.view(memory.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_found, grad_memory):
-        leading, K, V = ctx.shapes
         key, rate, query, _, errors = ctx.kept
-        (memory,) = (x.detach().reshape(-1, K, V).contiguous() for x in ctx.saved_tensors)
-        grad_memory = grad_memory.reshape(-1, K, V).clone(memory_format=torch.contiguous_format)
-        grads = [np.empty_like(x) for x in (key, errors, rate, query)]
+        T, B, H, K = key.shape
+        (memory,) = ctx.saved_tensors
+        first = memory.detach().reshape(B, H, K, -1).contiguous().numpy()
+        grad_first = grad_memory.reshape(first.shape).clone(memory_format=torch.contiguous_format)
         grad_found = grad_found.contiguous().numpy().reshape(errors.shape)
-        rows.run(
-            _sequence_backward, len(memory), memory.numpy(), *ctx.kept, grad_found, grad_memory.numpy(), *grads,
-            ctx.summed,
-        )  # fmt: skip
-        key, value, rate, query = (torch.from_numpy(x) for x in grads)
-        T = len(key)
-        key, value, query = (x.view(T, *leading, -1) for x in (key, value, query))
-        return grad_memory.view(*leading, K, V), key, value, None if ctx.summed else rate.view(T, *leading), query, None
+        grads = [np.empty_like(x) for x in (key, errors, rate, query)]
+        rows.run(_sequence_backward, B, first, *ctx.kept, grad_found, grad_first.numpy(), *grads, ctx.summed)
+        leading = T, *memory.shape[:-2]
+        key, value, query = (torch.from_numpy(grads[i]).view(*leading, -1) for i in (0, 1, 3))
+        rate = None if ctx.summed else torch.from_numpy(grads[2]).view(leading)
+        return grad_first.view(memory.shape), key, value, rate, query, None
 
 
 def _vectors(write: tuple, query: Tensor, leading: tuple[int, ...]) -> list[np.ndarray]:
@@ -109,6 +105,15 @@ def _combine(matrix, weights, out):
         row, weight = matrix[i], weights[i]
         for m in range(len(out)):
             out[m] += weight * row[m]
+
+
+@numba.njit(cache=True, fastmath=FAST, nogil=True)
+def _add(memory, key, change):
+    """memory += key change^T."""
+    for i in range(len(memory)):
+        row, k = memory[i], key[i]
+        for m in range(len(change)):
+            row[m] += k * change[m]
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
@@ -140,24 +145,25 @@ def _step(begin, end, storage, places, key, value, rate, query, found, summed):
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
 def _sequence(begin, end, memory, key, value, rate, query, starts, errors, found, summed):
-    """Fills errors, v - k M before each write, and found; memory [N, K, V] is the first one and becomes the last."""
-    T, N, V = value.shape
-    heads = N // starts.shape[1]
+    """Fills errors, v - k M before each write, and found; memory [B, H, K, V], the first one, becomes the last. The H
+    matrices of a row take their steps together, as their vectors lie side by side."""
+    T, _, H, V = value.shape
     change = np.empty(V, value.dtype)
-    for n in range(begin, end):
+    for b in range(begin, end):
         for t in range(T):
-            if starts[t, n // heads]:
-                memory[n] = 0
-            error = errors[t, n]
-            if summed:
-                error[:] = value[t, n]
-            else:
-                _combine(memory[n], key[t, n], error)
+            if starts[t, b]:
+                memory[b] = 0
+            for h in range(H):
+                error = errors[t, b, h]
+                if summed:
+                    error[:] = value[t, b, h]
+                else:
+                    _combine(memory[b, h], key[t, b, h], error)
+                    for m in range(V):
+                        error[m] = value[t, b, h, m] - error[m]
                 for m in range(V):
-                    error[m] = value[t, n, m] - error[m]
-            for m in range(V):
-                change[m] = rate[t, n] * error[m]
-            _write(memory[n], key[t, n], change, query[t, n], found[t, n])
+                    change[m] = rate[t, b, h] * error[m]
+                _write(memory[b, h], key[t, b, h], change, query[t, b, h], found[t, b, h])
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
@@ -166,53 +172,63 @@ def _sequence_backward(
     grad_key, grad_value, grad_rate, grad_query, summed,
 ):  # fmt: skip
     """Fills the last four; grad_memory, of the last memory, becomes that of `first`."""
-    T, N, V = errors.shape
-    K, heads, zero = key.shape[2], N // starts.shape[1], errors.dtype.type(0)
-    memory, change, grad_change = np.empty((K, V), key.dtype), np.empty(V, key.dtype), np.empty(V, key.dtype)
-    for n in range(begin, end):
-        grads, stop = grad_memory[n], T
+    T, _, H, _ = key.shape
+    memory, change = np.empty(first.shape[1:], key.dtype), np.empty(first.shape[3], key.dtype)
+    for b in range(begin, end):
+        stop = T
         while stop > 0:
             start = stop - 1
-            while start > 0 and not starts[start, n // heads]:
+            while start > 0 and not starts[start, b]:
                 start -= 1
-            fresh = starts[start, n // heads]
+            fresh = starts[start, b]
             if fresh:
                 memory[:] = 0
             else:
-                memory[:] = first[n]
+                memory[:] = first[b]
             for t in range(start, stop):
-                for i in range(K):
-                    row, weight = memory[i], rate[t, n] * key[t, n, i]
-                    for m in range(V):
-                        row[m] += weight * errors[t, n, m]
+                for h in range(H):
+                    for m in range(len(change)):
+                        change[m] = rate[t, b, h] * errors[t, b, h, m]
+                    _add(memory[h], key[t, b, h], change)
             for t in range(stop - 1, start - 1, -1):
-                error, arriving = errors[t, n], grad_found[t, n]
-                for m in range(V):
-                    change[m] = rate[t, n] * error[m]
-                grad_change[:] = 0
-                for i in range(K):
-                    row, grad, k, q = memory[i], grads[i], key[t, n, i], query[t, n, i]
-                    to_query, to_key = zero, zero
-                    for m in range(V):
-                        to_query += row[m] * arriving[m]
-                        slope = grad[m] + q * arriving[m]
-                        grad[m] = slope
-                        to_key += slope * change[m]
-                        grad_change[m] += k * slope
-                        row[m] -= k * change[m]
-                    grad_query[t, n, i], grad_key[t, n, i] = to_query, to_key
-                to_value, to_rate = grad_value[t, n], zero
-                for m in range(V):
-                    to_rate += grad_change[m] * error[m]
-                    to_value[m] = rate[t, n] * grad_change[m]
-                grad_rate[t, n] = to_rate
-                if not summed:
-                    for i in range(K):
-                        row, grad, k, to_key = memory[i], grads[i], key[t, n, i], zero
-                        for m in range(V):
-                            to_key += row[m] * to_value[m]
-                            grad[m] -= k * to_value[m]
-                        grad_key[t, n, i] -= to_key
+                for h in range(H):
+                    grad_rate[t, b, h] = _step_backward(
+                        memory[h], key[t, b, h], rate[t, b, h], query[t, b, h], errors[t, b, h], grad_found[t, b, h],
+                        grad_memory[b, h], grad_key[t, b, h], grad_value[t, b, h], grad_query[t, b, h], change, summed,
+                    )  # fmt: skip
             if fresh:
-                grads[:] = 0
+                grad_memory[b] = 0
             stop = start
+
+
+@numba.njit(cache=True, fastmath=FAST, nogil=True)
+def _step_backward(
+    memory, key, rate, query, error, grad_found, grad_memory, grad_key, grad_value, grad_query, change, summed
+):
+    """Undoes a write to memory [K, V] and fills the gradients of its vectors; returns that of the rate."""
+    zero = key.dtype.type(0)
+    to_rate = zero
+    for m in range(len(error)):
+        change[m] = rate * error[m]
+    grad_value[:] = 0
+    for i in range(len(key)):
+        row, grad, k, q, to_query, to_key = memory[i], grad_memory[i], key[i], query[i], zero, zero
+        for m in range(len(error)):
+            to_query += row[m] * grad_found[m]
+            slope = grad[m] + q * grad_found[m]
+            grad[m] = slope
+            to_key += slope * change[m]
+            grad_value[m] += k * slope
+            row[m] -= k * change[m]
+        grad_query[i], grad_key[i] = to_query, to_key
+    for m in range(len(error)):
+        to_rate += grad_value[m] * error[m]
+        grad_value[m] *= rate
+    if not summed:
+        for i in range(len(key)):
+            row, grad, k, to_key = memory[i], grad_memory[i], key[i], zero
+            for m in range(len(error)):
+                to_key += row[m] * grad_value[m]
+                grad[m] -= k * grad_value[m]
+            grad_key[i] -= to_key
+    return to_rate

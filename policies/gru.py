@@ -136,9 +136,11 @@ class _Sequence(torch.autograd.Function):
     def backward(ctx, grad_ys):
         weight, recalled, gates, before = ctx.saved_tensors
         r, z, new = gates.chunk(3, dim=2)
-        n, to_new = before.shape[2], (1 - z) * (1 - new.square())
-        factors = torch.stack([to_new * recalled[..., 2 * n :] * r * (1 - r), (before - new) * z * (1 - z), to_new * r])
-        factors = factors.permute(1, 2, 0, 3).contiguous()  # [T, B, 3, h]
+        n, to_new = before.shape[2], new.square().neg_().add_(1).mul_(1 - z)
+        factors = gates.new_empty(*before.shape[:2], 3, n)
+        torch.mul(to_new * recalled[..., 2 * n :], r * (1 - r), out=factors[:, :, 0])
+        torch.mul(before - new, z * (1 - z), out=factors[:, :, 1])
+        torch.mul(to_new, r, out=factors[:, :, 2])
         grad_recalled, grads, grad_h = torch.empty_like(factors), torch.empty_like(before), torch.zeros_like(before[0])
         for t in reversed(range(len(gates))):
             grad = torch.add(grad_h, grad_ys[t], out=grads[t])

@@ -23,9 +23,10 @@ def run(kernel: Callable, num_rows: int, *args) -> None:
     in what it writes into the arrays among `args`.
     """
     size = sum(x.nbytes for x in args if isinstance(x, np.ndarray))
-    parts = max(1, min(torch.get_num_threads(), num_rows, size // SHARE))
+    threads = torch.get_num_threads()
+    parts = max(1, min(threads, num_rows, size // SHARE))
     cuts = [num_rows * i // parts for i in range(parts + 1)]
-    others = [_pool(parts - 1).submit(kernel, *cut, *args) for cut in pairwise(cuts[1:])]
+    others = [_pool(threads - 1).submit(kernel, *cut, *args) for cut in pairwise(cuts[1:])]
     try:
         kernel(0, cuts[1], *args)
     finally:
@@ -39,4 +40,5 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num_threads, "rows")
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has no threads but the one that forked
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # of all threads, a fork has the one that forked

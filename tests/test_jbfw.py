@@ -112,3 +112,21 @@ def test_number_of_parameters(sizes, expected):
 def test_wrong_choices(choices, message):
     with pytest.raises(ValueError, match=f"^JBFW.Config: {message}$"):
         jbfw(**choices)
+
+
+@pytest.mark.parametrize("inner_steps", [1, 2])
+def test_acting(inner_steps):
+    """The compiled step, many times in place with episodes ending, against the literal recurrence in float64."""
+    core, (xs, state) = jbfw(inner_steps=inner_steps), random_inputs(30)
+    starts = torch.rand(30, 3) < 0.2
+    expected = core.loop(xs, state, starts, ())
+    core, state = core.float(), JBFW.State(*(leaf.float() for leaf in state))
+    with torch.no_grad():
+        whole = core(xs.float(), state, starts)
+        ys = []
+        for x, start in zip(xs.float(), starts, strict=True):
+            y, state, _ = core(x[None], state, start[None], donate=True)
+            ys.append(y)
+    assert_close(tuple(whole[:2]), (torch.cat(ys), state))
+    assert_close(whole.ys.double(), expected.ys, rtol=1e-4, atol=1e-5)
+    assert_close(state.fast.double(), expected.state.fast, rtol=1e-4, atol=1e-5)
