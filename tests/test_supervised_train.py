@@ -210,7 +210,8 @@ def test_the_best_weights_are_judged(monkeypatch):
     assert (state["best"]["updates"], state["updates"]) == (10, 12)
     judged = []
     monkeypatch.setattr(
-        "engram.supervised.evaluate.evaluate", lambda model, *args: judged.append(model) or evaluate(model, *args)
+        "engram.supervised.evaluate.evaluate",
+        lambda model, *args, **options: judged.append(model) or evaluate(model, *args, **options),
     )
     report = program.judge("run")
     assert report["best_updates"] == 10
@@ -355,15 +356,15 @@ def write_words(text):
 
 
 def test_real_data_is_named_and_compared(capsys):
-    write_words("the cat sat on the mat\n" * 200)
+    write_words("the cat sat on the mat\n" * 400)
     text = "--task penn-treebank --core lstm --core.hidden-size 4 --task.window 10 --model.dropout 0"
     assert start(f"{text} {FEW} --data-dir .") == 0
     said = capsys.readouterr().err
-    assert "warning: the data is not the published one: train has 1400, not 929589\n" in said
+    assert "warning: the data is not the published one: train has 2800, not 929589\n" in said
     assert program.main(["--eval", "run"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["data"], report["differs"]["vocabulary"]) == ("real", "6, not 10000")
-    write_words("the dog sat on the mat\n" * 200)
+    write_words("the dog sat on the mat\n" * 400)
     for flag in ("--resume", "--eval"):  # the words are read once for each folder in a process
         language.load.cache_clear()
         assert program.main([flag, "run"]) == 2

@@ -16,7 +16,7 @@ from engram.supervised.text.origin import DATA_DIR, DataDir
 
 END_OF_STORY = 1
 RESERVED = "<pad>", "<eos>"
-"""the first words of the vocabulary"""
+"""the first words of the vocabulary, as in the authors' program; nothing is padded with the first"""
 PUBLISHED = {"train": (56_376, 179_909), "valid": (6_245, 19_907), "test": (6_247, 19_910)}
 """stories and questions of the 10k version (Table 3)"""
 ORDER_SEED = 20_201_013
@@ -124,23 +124,25 @@ class _Text(NamedTuple):
 @lru_cache(maxsize=4)
 def _load(data_dir: str | None, size: str, tasks: tuple[int, ...], drop_last: bool) -> _Text:
     corpus = babi.load(data_dir, size, tasks)
+    texts = {
+        split: [[_text(story) for story in by_task[task]] for task in tasks]
+        for split, by_task in corpus.content.items()
+    }
+    words = {word for by_task in texts.values() for of_task in by_task for text in of_task for word in text}
     # the authors' vocabulary has the numbers of the tasks, too, which no story contains: their count of parameters
-    numbers = [f"<task {task}>" for task in babi.TASKS]
-    every = (stories for by_task in corpus.content.values() for stories in by_task.values())
-    texts = {_text(story) for stories in every for story in stories}
-    vocabulary = (*RESERVED, *sorted({word for text in texts for word in text}), *numbers)
+    vocabulary = (*RESERVED, *sorted(words), *(f"<task {task}>" for task in babi.TASKS))
     index = {word: i for i, word in enumerate(vocabulary)}
     splits = {}
-    for split, by_task in corpus.content.items():
-        kept = [(i, s) for i, task in enumerate(tasks) for s in by_task[task][: -1 if drop_last else None]]
-        words = [np.array([END_OF_STORY, *(index[word] for word in _text(story))], np.int16) for _, story in kept]
-        lengths = np.array([len(story) for story in words])
+    for split, by_task in texts.items():
+        kept = [(part, text) for part, of_task in enumerate(by_task) for text in of_task[: -1 if drop_last else None]]
+        tokens = [np.array([END_OF_STORY, *map(index.__getitem__, text)], np.int16) for _, text in kept]
+        lengths = np.array([len(story) for story in tokens])
         splits[split] = _Stories(
-            np.concatenate(words),
+            np.concatenate(tokens),
             np.cumsum(lengths) - lengths,
             lengths,
-            np.array([i for i, _ in kept], np.int8),
-            sum(sentence.answer is not None for _, story in kept for sentence in story),
+            np.array([part for part, _ in kept], np.int8),
+            sum(text.count("?") for _, text in kept),
         )
     return _Text(vocabulary, index["?"], splits, corpus.origin, corpus.notes)
 

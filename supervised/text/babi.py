@@ -116,13 +116,10 @@ def load(data_dir: str | None, size: str, tasks: tuple[int, ...]) -> Corpus:
             stories["train"][task] = [story for i, story in enumerate(every) if i % 10 != 9]
     notes = {} if has_valid else {"valid_set": "every tenth training story"}
     if has_valid and set(tasks) == set(TASKS):
-        every = {
-            split: [story for of_task in by_task.values() for story in of_task] for split, by_task in stories.items()
-        }
-        found = {
-            split: (len(told), sum(s.answer is not None for story in told for s in story))
-            for split, told in every.items()
-        }
+        found = {}
+        for split, by_task in stories.items():
+            every = [story for of_task in by_task.values() for story in of_task]
+            found[split] = len(every), sum(sentence.answer is not None for story in every for sentence in story)
         notes |= differences(found, COUNTS[size])
     return Corpus(stories, PARTLY_GENERATED if PARTLY_GENERATED in origins else REAL, notes)
 
