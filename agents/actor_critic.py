@@ -1,13 +1,14 @@
 """What the losses of actor-critic agents share: costs, and their sum over a rollout."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from engram import ranks
 from engram.agents.rollout import Rollout
+from engram.flags import Flags
 from engram.policies import Policy
 
 
@@ -20,8 +21,10 @@ class Targets(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ActorCritic:
+class ActorCritic(Flags):
     """Costs of a loss over the steps of episodes in a rollout. Subclasses say what those steps teach."""
+
+    section: ClassVar[str] = "agent"
 
     discount: float = 0.99
     """gamma"""
@@ -44,12 +47,6 @@ class ActorCritic:
         for name in ("discount", "trace_decay"):
             self.require(0 <= getattr(self, name) <= 1, name, "between 0 and 1")
         self.require(self.reward_clip is None or self.reward_clip > 0, "reward_clip", "above 0, or None")
-
-    def require(self, valid: bool, field: str, demand: str) -> None:
-        """Raise a ValueError that names the field, its value, what it has to be and its flag."""
-        if not valid:
-            flag = f"--agent.{field.replace('_', '-')}"
-            raise ValueError(f"{field}={getattr(self, field)}, but it must be {demand} ({flag})")
 
     def targets(self, rollout: Rollout, rewards: Tensor, log_rhos: Tensor, baseline: Tensor) -> Targets:
         """What a rollout teaches.

@@ -131,7 +131,7 @@ class RayActors:
             try:
                 rollout, state = ray.get(ready[0])
             except RayError as error:
-                said = complaint(error.cause) if isinstance(error, RayTaskError) else _last_line(error)
+                said = complaint(error.cause) if isinstance(error, RayTaskError) else _death(error)
                 self._replace(play.actor, f"actor {play.actor}: {said}")
                 continue
             self._failures[play.actor] = 0
@@ -198,6 +198,6 @@ def _join(address: str | None, num_actors: int) -> bool:
     return True
 
 
-def _last_line(error: RayError) -> str:
-    """Ray tells at length how a process ended; what happened comes last."""
-    return str(error).strip().splitlines()[-1].strip()
+def _death(error: RayError) -> str:
+    """One line of how a process ended: of what Ray tells at length, the first sentence of the last line."""
+    return f"its process died ({str(error).strip().splitlines()[-1].strip().split('. ')[0].rstrip('.')})"

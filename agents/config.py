@@ -14,6 +14,7 @@ from engram.agents import AGENTS
 from engram.agents.actor_critic import ActorCritic
 from engram.agents.sb3 import SB3_AGENTS
 from engram.command_line import ConfigError, check_name, choose, new_folder, read_flags
+from engram.flags import Flags
 from engram.optim import OptimConfig
 from engram.policies import CORES, CoreConfig, core_config
 from engram.policies.encoders import EncoderName
@@ -57,7 +58,7 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Flags):
     """What runs of every agent have in common, and all that those of other packages have."""
 
     env: EnvConfig
@@ -85,21 +86,13 @@ class RunConfig:
 
     def __post_init__(self):
         for name in ("unroll_length", "total_steps", "eval_interval", "eval_episodes", "log_interval"):
-            self.require_count(name)
+            self.require(getattr(self, name) >= 1, name, "at least 1")
         if self.env.options().get("split") == "test":
             raise ConfigError("env.kwargs.split='test' is held out, to evaluate on (--env.kwargs.split)")
         if self.env.num_envs < 1:
             raise ConfigError(f"env.num_envs={self.env.num_envs}, but it must be at least 1 (--env.num-envs)")
-        if not self.save_minutes >= 0:
-            raise ConfigError(f"save_minutes={self.save_minutes}, but it must be at least 0 (--save-minutes)")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed={self.seed}, but it must be at least 0 and below 2**32 (--seed)")
-
-    def require_count(self, field: str) -> None:
-        """Raise a ConfigError unless the field is at least 1."""
-        if getattr(self, field) < 1:
-            flag = field.replace("_", "-")
-            raise ConfigError(f"{field}={getattr(self, field)}, but it must be at least 1 (--{flag})")
+        self.require(self.save_minutes >= 0, "save_minutes", "at least 0")
+        self.require(0 <= self.seed < 2**32, "seed", "at least 0 and below 2**32")
 
     @property
     def title(self) -> str:
@@ -140,7 +133,7 @@ class Config(RunConfig):
     def __post_init__(self):
         super().__post_init__()
         for name in ("minibatches", "num_actors", "queue_size"):
-            self.require_count(name)
+            self.require(getattr(self, name) >= 1, name, "at least 1")
         if self.minibatches > self.env.num_envs:
             raise ConfigError(
                 f"minibatches={self.minibatches}, but it must be at most env.num_envs={self.env.num_envs} "
@@ -152,8 +145,7 @@ class Config(RunConfig):
             )
         if self.actors != "ray" and self.ray_address is not None:
             raise ConfigError(f"ray_address={self.ray_address}, but --actors {self.actors} needs none (--ray-address)")
-        if not self.actor_timeout > 0:
-            raise ConfigError(f"actor_timeout={self.actor_timeout}, but it must be above 0 (--actor-timeout)")
+        self.require(self.actor_timeout > 0, "actor_timeout", "above 0")
 
     @property
     def title(self) -> str:

@@ -3,16 +3,18 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from engram import ranks
+from engram.flags import Flags
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Flags):
+    section: ClassVar[str] = "optim"
     optimizer: Literal["adam", "rmsprop", "sgd"] = "adam"
     learning_rate: float = 7e-4
     """at the first update"""
@@ -44,12 +46,6 @@ class OptimConfig:
         for name in ("max_grad_norm", "max_grad_value"):
             limit = getattr(self, name)
             self.require(limit is None or limit > 0, name, "above 0, or None")
-
-    def require(self, valid: bool, field: str, demand: str) -> None:
-        """Raise a ValueError that names the field, its value, what it has to be and its flag."""
-        if not valid:
-            flag = f"--optim.{field.replace('_', '-')}"
-            raise ValueError(f"{field}={getattr(self, field)}, but it must be {demand} ({flag})")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         rate, decay = self.learning_rate, self.weight_decay

@@ -4,17 +4,20 @@ units for a whole window, costs on activations, and SGD with averaged weights at
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import dropout
 
+from engram.flags import Flags
 from engram.optim import OptimConfig
 
 
 @dataclass(frozen=True)
-class AWDConfig:
+class AWDConfig(Flags):
+    section: ClassVar[str] = "awd"
     weight_dropout: float = 0.0
     """share of the hidden-to-hidden weights of LSTMs that is zeroed, for a whole window"""
     word_dropout: float = 0.0
@@ -46,12 +49,6 @@ class AWDConfig:
             count = getattr(self, field)
             self.require(count is None or count > 0, field, "at least 1, or None")
         self.require(self.average_learning_rate > 0, "average_learning_rate", "above 0")
-
-    def require(self, valid: bool, field: str, demand: str) -> None:
-        """Raise a ValueError that names the field, its value, what it has to be and its flag."""
-        if not valid:
-            flag = f"--awd.{field.replace('_', '-')}"
-            raise ValueError(f"{field}={getattr(self, field)}, but it must be {demand} ({flag})")
 
     def average_due(self, updates: int, losses: list[float]) -> bool:
         """Whether the averaging of weights starts (NT-ASGD, Algorithm 1).

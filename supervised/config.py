@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 
 from engram.command_line import ConfigError, check_name, choose, new_folder, read_flags
+from engram.flags import Flags
 from engram.optim import OptimConfig
 from engram.policies import CORES, CoreConfig, core_config
 from engram.supervised.awd import AWDConfig
@@ -17,7 +18,7 @@ from engram.supervised.tasks import TASKS, Task
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     """Everything a run depends on; saved with it, and all that evaluating or resuming it needs."""
 
     task_name: tyro.conf.Fixed[str]
@@ -52,12 +53,6 @@ class Config:
         for name in ("aux_cost", "save_minutes"):
             self.require(getattr(self, name) >= 0, name, "at least 0")
         self.require(0 <= self.seed < 2**32, "seed", "at least 0 and below 2**32")
-
-    def require(self, valid: bool, field: str, demand: str) -> None:
-        """Raise a ConfigError that names the field, its value, what it has to be and its flag."""
-        if not valid:
-            flag = f"--{field.replace('_', '-')}"
-            raise ConfigError(f"{field}={getattr(self, field)}, but it must be {demand} ({flag})")
 
     def new_folder(self) -> Path:
         """Where the run goes."""

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engram.flags import Flags
 from engram.policies import LSTM, CoreConfig
 from engram.policies.tree import tree_map
 from engram.supervised.awd import AWDConfig, locked_dropout, run_with_weight_dropout, word_dropout
@@ -16,7 +17,8 @@ from engram.supervised.tasks import Batch, Tokens, Vectors
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Flags):
+    section: ClassVar[str] = "model"
     embedding_size: int = 64
     """width of the embedding of tokens; vectors go into the core as they are"""
     head_layers: int = 0
@@ -41,12 +43,6 @@ class ModelConfig:
         self.require(self.lstm_layers >= 0, "lstm_layers", "at least 0")
         self.require(self.lstm_size > 0, "lstm_size", "at least 1")
         self.require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
-
-    def require(self, valid: bool, field: str, demand: str) -> None:
-        """Raise a ValueError that names the field, its value, what it has to be and its flag."""
-        if not valid:
-            flag = f"--model.{field.replace('_', '-')}"
-            raise ValueError(f"{field}={getattr(self, field)}, but it must be {demand} ({flag})")
 
 
 class TensorBatch(NamedTuple):

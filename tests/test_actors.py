@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -275,3 +276,11 @@ def test_a_hung_actor_does_not_keep_a_run_that_is_stopped():
 def test_choices_that_do_not_fit_are_one_line(line, message, capsys):
     assert train_rl.main(line.split()) == 2
     assert message in error_line(capsys)
+
+
+def test_ray_is_an_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "engram.agents.actors_ray", raising=False)
+    assert train_rl.main(["--actors", "ray", "--folder", "run"]) == 2
+    assert "pip install engram[ray]" in error_line(capsys)
+    assert not Path("run").exists()

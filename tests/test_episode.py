@@ -36,7 +36,7 @@ class Counting(gymnasium.Env):
         return np.full(1, self.time, np.float32), float(self.time**2), self.time == self.length, False, said
 
 
-gymnasium.register("Counting-v0", Counting)
+gymnasium.register("CountingUp-v0", Counting)
 
 
 def graphs(num_envs=1, **options):
@@ -57,7 +57,7 @@ def played(core="fwm", seed=3, **choices):
 
 
 def test_steps_are_those_of_the_environment():
-    envs = make_vec("Counting-v0", 1)
+    envs = make_vec("CountingUp-v0", 1)
     episode = play(lambda inputs: torch.tensor([2]), envs, seed=0)
     assert (len(episode), episode.ended) == (5, True)
     assert episode.inputs.observation[:, 0, 0].tolist() == [0, 1, 2, 3, 4]
@@ -72,7 +72,7 @@ def test_steps_are_those_of_the_environment():
 
 
 def test_a_long_episode_is_cut():
-    episode = play(lambda inputs: torch.tensor([1]), make_vec("Counting-v0", 1, length=9), seed=0, max_steps=4)
+    episode = play(lambda inputs: torch.tensor([1]), make_vec("CountingUp-v0", 1, length=9), seed=0, max_steps=4)
     assert (len(episode), episode.ended) == (4, False)
     assert episode.reward.tolist() == [1, 4, 9, 16]
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-SHARED = {"checkpoint", "command_line", "optim", "progress", "ranks", "run"}
+SHARED = {"checkpoint", "command_line", "flags", "optim", "progress", "ranks", "run"}
 MAY_IMPORT = {  # folder: libraries, parts of engram
     "engram": ({"PIL", "numpy", "plotly", "rich", "torch", "tyro"}, {"envs", "report", *SHARED}),
     "envs": ({"envpool", "gymnasium", "numba", "numpy"}, {"envs"}),

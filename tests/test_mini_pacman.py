@@ -509,7 +509,7 @@ def test_mean_return(name, num_envs, episodes, mode, expected, error):
         ({"pill_duration": 0}, "pill_duration must be an integer in 1..1000; got 0"),
         ({"ghost_speed": -0.1}, "ghost_speed must be a number at least 0; got -0.1"),
         ({"ghost_speed_increment": "fast"}, "ghost_speed_increment must be a number at least 0; got 'fast'"),
-        ({"ghost_randomness": float("nan")}, "ghost_randomness must be a number at least 0; got nan"),
+        ({"ghost_randomness": float("nan")}, "ghost_randomness must be a number in .0, 1.; got nan"),
         ({"safe_distance": 9}, "safe_distance must be an integer in 0..8; got 9"),
     ],
 )

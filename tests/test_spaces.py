@@ -16,6 +16,7 @@ from gymnasium.vector.utils import batch_space, iterate
 import eval_rl
 import train_rl
 from engram import envs as engram_envs
+from engram.agents import actors
 from engram.agents.evaluate import PolicyActor, ReferenceActor, evaluate
 from engram.agents.rollout import collect
 from engram.agents.stepper import Stepper
@@ -160,7 +161,7 @@ def train(line, folder, monkeypatch, stop_in=None):
             signal.raise_signal(signal.SIGTERM)
         return collect(*args)
 
-    monkeypatch.setattr(train_rl, "collect", interrupting)
+    monkeypatch.setattr(actors, "collect", interrupting)
     return train_rl.main([*line.split(), "--folder", folder])
 
 

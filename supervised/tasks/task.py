@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from engram.flags import Flags
 from engram.supervised.tasks import examples
 
 
@@ -44,8 +45,10 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Flags):
     """The fields are the options of a task; a ValueError says which value is impossible."""
+
+    section: ClassVar[str] = "task"
 
     train_size: int | None = None
     """training examples, reshuffled every epoch; None for fresh examples all the time"""
@@ -57,12 +60,6 @@ class Task:
 
     def __post_init__(self):
         self.require(self.train_size is None or self.train_size > 0, "train_size", "at least 1, or None")
-
-    def require(self, valid: bool, field: str, demand: str) -> None:
-        """Raise a ValueError that names the field, its value, what it has to be and its flag."""
-        if not valid:
-            flag = f"--task.{field.replace('_', '-')}"
-            raise ValueError(f"{field}={getattr(self, field)}, but it must be {demand} ({flag})")
 
     @property
     def inputs(self) -> Tokens | Vectors:
