@@ -115,7 +115,13 @@ def learning_times(core: Core, T: int, B: int, seconds: float, min_rounds: int) 
     return ours, times["loop"] / ours, part * times["LSTM"] / ours if "LSTM" in times else None
 
 
-def peak_memory(name: str, T: int, B: int, device: str, threads: int) -> float:
+def peak_memory(*args) -> float:
+    """What `measure_peak` gives in a fresh process, which is gone before anything else is timed."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(measure_peak, *args).result()
+
+
+def measure_peak(name: str, T: int, B: int, device: str, threads: int) -> float:
     """MiB that a learning pass adds at its peak. On the CPU this process has to be a fresh one."""
     torch.set_num_threads(threads)
     core = core_config(name).build(INPUT_SIZE).to(device)
@@ -162,15 +168,13 @@ def main() -> None:
     threads = torch.get_num_threads()
     torch.manual_seed(0)
     report = Report(threads, ("torch", "numba"), COLUMNS)
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
-        for name, config in configs.items():
-            core, cells = config.build(INPUT_SIZE).to(args.device), []
-            for T, B in LEARNING:
-                cells += learning_times(core, T, B, seconds, min_rounds)
-                memory = fresh.submit(peak_memory, name, T, B, args.device, threads) if not args.quick else None
-                cells.append(memory and memory.result())
-            cells += (measure({"ours": acting(core, B, RESETS)}, seconds / 3, min_rounds)[1]["ours"] for B in ACTING)
-            report.add(name, state_size(core) / 256, *cells)
+    for name, config in configs.items():
+        core, cells = config.build(INPUT_SIZE).to(args.device), []
+        for T, B in LEARNING:
+            cells += learning_times(core, T, B, seconds, min_rounds)
+            cells.append(None if args.quick else peak_memory(name, T, B, args.device, threads))
+        cells += (measure({"ours": acting(core, B, RESETS)}, seconds / 3, min_rounds)[1]["ours"] for B in ACTING)
+        report.add(name, state_size(core) / 256, *cells)
     if args.json:
         report.save(args.json)
 
