@@ -29,7 +29,7 @@ INPUT_SIZE = 17  # observations of graph-pomdp
 RESETS = 0.01
 LEARNING = ((64, 64), (256, 16))  # T, B
 ACTING = (1, 64, 600)  # B
-MIN_ROUNDS = 5
+MIN_ROUNDS = 3
 WIDE_LSTM, WIDEST_LSTM = 1024, 6000
 """units from which a quarter of the steps is timed and multiplied by four, as all of them take alike; units beyond
 which weights and gradients take gigabytes, and the cell stays empty"""
