@@ -2,14 +2,14 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
-from math import isfinite
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import torch
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import VectorEnv
 from rich.console import Console
@@ -21,12 +21,13 @@ from engram.agents.episode import Episode, Memory, as_data, look_back, play
 from engram.agents.evaluate import Actor, PolicyActor, ReferenceActor, evaluate, members
 from engram.agents.stepper import EnvError
 from engram.checkpoint import write_atomically
-from engram.command_line import ConfigError
+from engram.command_line import ConfigError, torch_device
+from engram.envs.references import PlanTooLarge
 from engram.policies import Policy, make_policy
 from engram.report import learning_curves, write_film, write_page
 from engram.report.curves import differences, flat, run_name
 from engram.report.film import check_film
-from engram.report.page import plotly_script
+from engram.report.page import check_page, check_writable
 from engram.run import RunError, fitting, load_checkpoint, read_config
 
 AGENT = "agent"
@@ -51,28 +52,26 @@ class Judged(NamedTuple):
         config = from_json(read_config(folder))
         step, state = load_checkpoint(folder)
         options = config.env.options(split) | envs.evaluation_options(config.env.name)
-        num_levels = config.env.num_levels()
+        num_levels = envs.num_levels(config.env.name, options)
         finite = num_levels is not None and isfinite(num_levels)
         if finite and options.get("level_sampling") == "fixed" and options["split"] == config.env.options()["split"]:
             # member i trained on level i, and no other level was seen
             num_levels = min(num_levels, config.env.num_envs)
         return cls(folder, config, step, state["learner"]["policy"], options, num_levels)
 
-    def actor(self, played: VectorEnv, seed: int, greedy: bool) -> Actor:
+    def actor(self, played: VectorEnv, seed: int, greedy: bool, device: torch.device) -> Actor:
         """The trained policy, as it plays in an environment like that of the run."""
         if isinstance(self.config, Config):
-            return PolicyActor(self.policy(played), played.num_envs, seed, greedy)
+            return PolicyActor(self.policy(played).to(device), played.num_envs, seed, greedy)
         from engram.agents.sb3_learner import SB3Actor, SB3Learner  # slow to import
 
-        policy = SB3Learner(self.config, envs.gymnasium_id(self.config.env.name)).policy
+        policy = SB3Learner(self.config, envs.gymnasium_id(self.config.env.name), device).policy
         with fitting(self.folder):
             policy.load_state_dict(self.weights)
         return SB3Actor(policy, played.num_envs, seed, greedy)
 
     def policy(self, played: VectorEnv) -> Policy:
-        """The trained policy for an environment like that of the run. Raises: RunError if it is another package's."""
-        if not isinstance(self.config, Config):
-            raise RunError(f"{self.folder} is of {self.config.agent_name}, whose network cannot be looked into")
+        """The trained policy of ours, for an environment like that of the run."""
         policy = make_policy(self.config.core, played, **vars(self.config.policy))
         with fitting(self.folder):
             policy.load_state_dict(self.weights)
@@ -85,41 +84,67 @@ class Judged(NamedTuple):
         return shared | {"split": self.options.get("split")}
 
 
-def score(judged: Judged, episodes: int | None, seed: int, greedy: bool) -> list[dict[str, Any]]:
+def score(judged: Judged, episodes: int | None, seed: int, greedy: bool, device: torch.device) -> list[dict[str, Any]]:
     """Scores of a trained policy and of the reference policies, on the same levels from the same seeds.
 
-    Args: episodes: as many for each policy; None for one on every level, or where there are no levels, as many as an
-          evaluation during training had.
+    A reference that cannot be had in this environment is left out, with a warning.
+
+    Args: episodes: as many for each policy; None for as many as an evaluation during training had, and so many more
+          that every level is played equally often.
     """
     config, num_levels = judged.config, judged.num_levels
-    every = config.env.num_levels()
-    episodes = episodes or (every if every is not None and isfinite(every) else config.eval_episodes)
+    if episodes is None:
+        levels = envs.num_levels(config.env.name, judged.options)
+        episodes = config.eval_episodes
+        if levels is not None and isfinite(levels):
+            episodes = levels * ceil(episodes / levels)
     played = envs.make_vec(config.env.name, members(episodes, num_levels, config.env.num_envs), **judged.options)
-    actors = {AGENT: judged.actor(played, seed, greedy)}
-    for name, reference in envs.reference_policies(config.env.name).items():
-        actors[name] = ReferenceActor(reference(played, seed))
+    references = envs.reference_policies(config.env.name)
+
+    def contender(name: str) -> Actor:
+        if name == AGENT:
+            return judged.actor(played, seed, greedy, device)
+        return ReferenceActor(references[name](played, seed))
+
     shared = judged.about() | {"seed": seed, "actions": "greedy" if greedy else "sampled", "episodes": episodes}
     rows = []
-    for name, actor in actors.items():
-        result = evaluate(actor, played, episodes, seed, num_levels)
+    for name in (AGENT, *references):
+        try:
+            result = evaluate(contender(name), played, episodes, seed, num_levels)  # one at a time: some hold gigabytes
+        except PlanTooLarge as error:
+            print(f"warning: {judged.folder} is not compared with the {name}: {error}", file=sys.stderr)
+            continue
         scores = {"mean": result.mean, "standard_error": result.standard_error, "success_rate": result.success_rate}
         rows.append(shared | {"policy": name, **scores, "returns": result.returns})
     return rows
 
 
-def recall(judged: Judged, args: argparse.Namespace, **options: Any) -> tuple[Episode, Memory]:
-    """Episode `args.episode` of those that `score` plays, step by step: on the same level, from the same seed."""
+def replay(judged: Judged, args: argparse.Namespace, **options: Any) -> tuple[Episode, VectorEnv]:
+    """An episode step by step, on the level and from the seed of number `args.episode` of those that `score` plays.
+
+    Sampled actions are drawn anew: those of `score` depend on the environments that play beside.
+    """
     played = envs.make_vec(judged.config.env.name, 1, **judged.options, **options)
-    policy, seed = judged.policy(played), args.seed + args.episode
-    level_id = int(args.episode % judged.num_levels) if judged.num_levels else None
-    episode = play(PolicyActor(policy, 1, seed, args.greedy), played, seed, level_id)
-    return episode, look_back(policy, episode)
+    seed, level_id = args.seed + args.episode, None
+    if judged.num_levels:
+        level_id = int(args.episode % judged.num_levels)
+    actor = judged.actor(played, seed, args.greedy, torch_device("cpu"))
+    return play(actor, played, seed, level_id), played
+
+
+def recall(judged: Judged, args: argparse.Namespace, **options: Any) -> tuple[Episode, Memory]:
+    """The episode of `replay`, and what the policy's memory looked back at."""
+    if not isinstance(judged.config, Config):
+        raise RunError(f"{judged.folder} is of {judged.config.agent_name}, whose network cannot be looked into")
+    episode, played = replay(judged, args, **options)
+    return episode, look_back(judged.policy(played), episode)
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """The scores of one run: a line for each policy, a column for each split."""
     first = rows[0]
-    title = f"{first['run']} after {first['step']:,} steps, {first['actions']} actions, {first['episodes']:,} episodes"
+    episodes = " or ".join(dict.fromkeys(f"{row['episodes']:,}" for row in rows))
+    title = f"{first['run']} after {first['step']:,} steps, {first['actions']} actions, {episodes} episodes"
     splits = list(dict.fromkeys(row["split"] for row in rows))
     success = "" if first["success_rate"] is None else " (share of successful episodes)"
     caption = f"undiscounted return of an episode, mean ± standard error over episodes{success}"
@@ -128,8 +153,9 @@ def table(rows: list[dict[str, Any]]) -> Table:
     for split in splits:
         shown.add_column(split or "return", justify="right")
     for policy in dict.fromkeys(row["policy"] for row in rows):
-        cells = [cell(row) for row in rows if row["policy"] == policy]
-        shown.add_row(first["core"] if policy == AGENT else policy, *cells, style="bold" if policy == AGENT else None)
+        cells = {row["split"]: cell(row) for row in rows if row["policy"] == policy}
+        name, style = (first["core"], "bold") if policy == AGENT else (policy, None)
+        shown.add_row(name, *(cells.get(split, "") for split in splits), style=style)
     return shown
 
 
@@ -144,13 +170,18 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="eval_rl.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     parser.add_argument("--split", choices=("train", "test", "valid", "both"), default="both", help="both: train, test")
-    parser.add_argument("--episodes", type=integer(1), help="episodes of each policy (default: one on every level)")
+    parser.add_argument(
+        "--episodes",
+        type=integer(1),
+        help="episodes of each policy (default: as in training's evaluations, but as many on each level)",
+    )
     parser.add_argument("--seed", type=integer(0), default=0, help="of actions and episodes")
     parser.add_argument("--greedy", action="store_true", help="take the likeliest action instead of drawing one")
+    parser.add_argument("--device", default="auto", help="where agents play: auto (default), cpu, cuda or cuda:N")
     parser.add_argument("--json", metavar="FILE", help="also write the scores there")
     parser.add_argument("--report", metavar="FILE", help="also draw the runs on a page of HTML")
     parser.add_argument("--video", metavar="FILE", help="also film one run, as .gif")
-    parser.add_argument("--episode", type=integer(0), default=0, help="which one --report and --video show (default 0)")
+    parser.add_argument("--episode", type=integer(0), default=0, help="the one in --report and --video (default 0)")
     args = parser.parse_args(argv)
     folders = list(dict.fromkeys(args.runs))
     try:
@@ -161,7 +192,7 @@ def main(argv: list[str]) -> int:
             if len(folders) > 1:
                 raise RunError(f"--video films one run; got {len(folders)}")
         if args.report:
-            plotly_script()  # fails now, not after the evaluation
+            check_page(args.report)
         rows, judged, missing = judge(folders, args)
         for folder in folders:
             if own := [row for row in rows if row["run"] == folder]:
@@ -194,7 +225,7 @@ def judge(folders: list[str], args: argparse.Namespace) -> tuple[list[dict[str, 
                     raise
                 missing.append(str(error))
                 break
-            rows += score(last[folder], args.episodes, args.seed, args.greedy)
+            rows += score(last[folder], args.episodes, args.seed, args.greedy, torch_device(args.device))
             if rows[-1]["split"] is None:
                 break  # the environment has no splits to tell apart
     return rows, list(last.values()), missing
@@ -227,6 +258,7 @@ def report(
         for folder, config in configs.items()
     ]
     return {
+        "kind": "agents",
         "runs": runs,
         "curves": curves,
         "scores": [row | {"shown": cell(row)} for row in rows],
@@ -239,24 +271,13 @@ def report(
 
 def film(judged: Judged, args: argparse.Namespace) -> None:
     """Write the film of one episode: what the environment shows, what was done, the return so far."""
-    episode, _ = recall(judged, args, render_mode="rgb_array")
+    episode, _ = replay(judged, args, render_mode="rgb_array")
     if not episode.pictures:
         raise RunError(f"cannot film {judged.config.env.name}: it shows no pictures")
     returns = np.concatenate([[0.0], episode.reward.cumsum()])
     of = f"{judged.config.title} after {judged.step:,} steps"
     captions = [f"{of}\nstep {t} of {len(episode)}, return {returns[t]:.2f}" for t in range(len(episode) + 1)]
     write_film(args.video, episode.pictures, captions, episode.fps)
-
-
-def check_writable(path: str) -> None:
-    """Raise a RunError where a file could not be written, before anything is computed."""
-    folder = Path(path).parent
-    if not folder.is_dir():
-        raise RunError(f"cannot write {path}: there is no folder {folder}")
-    if Path(path).is_dir():
-        raise RunError(f"cannot write {path}: it is a folder")
-    if not os.access(folder, os.W_OK):
-        raise RunError(f"cannot write {path}: no permission to write in {folder}")
 
 
 def integer(least: int) -> Callable[[str], int]:

@@ -1,5 +1,6 @@
 """Train an agent with memory: python train_rl.py --env graph-pomdp --core fwm (--help shows every choice)."""
 
+import dataclasses
 import random
 import sys
 import time
@@ -24,7 +25,8 @@ from engram.command_line import ConfigError, torch_device
 from engram.optim import Diverged
 from engram.policies import make_policy
 from engram.progress import Progress
-from engram.run import Run, RunError, StopRequest, fitting
+from engram.run import Run, RunError, fitting
+from engram.stop import StopRequest
 
 
 class Training:
@@ -32,8 +34,9 @@ class Training:
 
     def __init__(self, config: RunConfig):
         self.config, device, env = config, torch_device(config.device), config.env
-        num_test_envs = members(config.eval_episodes, env.num_levels(), env.num_envs)
         test_options = env.options("test") | envs.evaluation_options(env.name)
+        self.num_test_levels = envs.num_levels(env.name, test_options)
+        num_test_envs = members(config.eval_episodes, self.num_test_levels, env.num_envs)
         self.test_envs = envs.make_vec(env.name, num_test_envs, **test_options)
         if isinstance(config, Config):
             torch.manual_seed(config.seed)  # every rank starts from the same weights
@@ -53,8 +56,7 @@ class Training:
         """Score of the policy as it is, on held-out levels where the environment has them; None if stopped."""
         config = self.config
         actor = self.player(self.learner.policy, self.test_envs.num_envs, config.seed)
-        num_levels = config.env.num_levels()
-        return evaluate(actor, self.test_envs, config.eval_episodes, config.seed, num_levels, stopped)
+        return evaluate(actor, self.test_envs, config.eval_episodes, config.seed, self.num_test_levels, stopped)
 
     def save(self, run: Run | None) -> None:
         """Write a checkpoint of all ranks; each calls this, and rank 0 alone has the run."""
@@ -148,17 +150,21 @@ def train(config: RunConfig, run: Run | None, training: Training, stop: StopRequ
 
 def start(argv: list[str]) -> tuple[RunConfig, Run | None, Training]:
     """The run that the command line asks for, new or resumed; the ranks behind rank 0 have no Run."""
-    config, folder = parse(argv, envs.env_options, lambda env, *choice: preset(envs.short_name(env), *choice))
+    config, resumed = parse(argv, envs.env_options, lambda env, *choice: preset(envs.short_name(env), *choice))
     leads = ranks.rank() == 0
-    if folder is None:
+    if resumed is None:
         training = Training(config)
         return config, Run.create(config.new_folder(), to_json(config)) if leads else None, training
-    run = Run.resume(folder) if leads else None
+    run = Run.resume(resumed.folder) if leads else None
     saved, state = ranks.broadcast(lambda: (run.config, run.load_checkpoint()[1]))
-    config = from_json(saved)
+    config = dataclasses.replace(from_json(saved), **resumed.changes)
+    if "total_steps" in resumed.changes and config.total_steps <= state["step"]:
+        raise ConfigError(f"--total-steps {config.total_steps}, but {resumed.folder} has had {state['step']} already")
     training = Training(config)
-    with fitting(folder):
+    with fitting(resumed.folder):
         training.load(state)
+    if leads and resumed.changes:
+        run.change(resumed.changes)
     return config, run, training
 
 

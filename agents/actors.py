@@ -66,7 +66,10 @@ class Actor:
         """`step` of the run sets the seed where environments cannot continue their episodes and start new ones."""
         self.stepper.load_state_dict(state["stepper"], self.seed + step)
         self.core_state = type(self.core_state)(*(leaf.to(self.stepper.device) for leaf in state["core_state"]))
-        self.generator.set_state(state["generator"])
+        if state["generator"].shape == self.generator.get_state().shape:
+            self.generator.set_state(state["generator"])
+        else:  # of another kind of device, whose random numbers cannot go on here
+            self.generator.manual_seed(self.seed + step)
 
 
 class Actors(Protocol):
@@ -124,11 +127,12 @@ class Delivery(NamedTuple):
 class ThreadActors:
     """Actors in threads of their own, with copies of the policy, beside the thread that learns (Espeholt et al. 2018).
 
-    An actor takes the learner's newest weights, plays one rollout, queues it, and waits while the queue is full. The
+    An actor waits while the queue is full, takes the learner's newest weights, plays one rollout and queues it. The
     checkpoint has each actor where its last rollout that was learned from ended: what lies in the queue is played again
     by a resumed run, with the policy it then has. Threads start where a `with` statement is entered, once.
 
-    Args: queue_size: rollouts that wait for the learner at most; each makes the next ones older.
+    Args: queue_size: rollouts waiting for the learner from which on no actor begins another; each makes the next ones
+              older.
           timeout: seconds after which an actor that has not finished its rollout counts as hung.
     """
 
@@ -200,14 +204,17 @@ class ThreadActors:
         actor = self.actors[i]
         policy.register_forward_pre_hook(self._stop_if_asked)  # a rollout may take longer than a user waits
         try:
-            while not self._stopping:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopping or len(self._queue) < self.queue_size)
+                if self._stopping:
+                    return
                 updates, weights = self._published
                 policy.load_state_dict(weights)
                 self._playing_since[i] = time.monotonic()
                 delivery = Delivery(i, actor.play(policy), updates, actor.state_dict())
                 self._playing_since[i] = None
                 with self._changed:
-                    self._changed.wait_for(lambda: self._stopping or len(self._queue) < self.queue_size)
                     self._queue.append(delivery)
                     self._changed.notify_all()
         except _Stopped:

@@ -2,18 +2,17 @@
 
 import ast
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from engram.agents import AGENTS
 from engram.agents.actor_critic import ActorCritic
 from engram.agents.sb3 import SB3_AGENTS
-from engram.command_line import ConfigError, check_name, choose, new_folder, read_flags
+from engram.command_line import ConfigError, Resumed, check_name, choose, new_folder, read_flags
 from engram.flags import Flags
 from engram.optim import OptimConfig
 from engram.policies import CORES, CoreConfig, core_config
@@ -21,28 +20,26 @@ from engram.policies.encoders import EncoderName
 
 
 @dataclass(frozen=True)
-class EnvConfig:
+class EnvConfig(Flags):
+    section: ClassVar[str] = "env"
     name: tyro.conf.Fixed[str]
     num_envs: int = 64
     """environments stepped together"""
     kwargs: Any = field(default_factory=dict)
     """the environment's own options"""
 
+    def __post_init__(self):
+        self.require(self.num_envs >= 1, "num_envs", "at least 1")
+
     def options(self, split: str | None = None) -> dict[str, Any]:
         """Keyword arguments of the environment; another split of its levels, where its levels are split."""
         options = self.kwargs if isinstance(self.kwargs, dict) else dataclasses.asdict(self.kwargs)
         return options | {"split": split} if split and options.get("split") else options
 
-    def num_levels(self) -> float | None:
-        """Size of the environment's level sets, infinity included; None where it has no levels."""
-        options = self.options()
-        if "num_levels" not in options:
-            return None
-        return math.inf if options["num_levels"] is None else options["num_levels"]
-
 
 @dataclass(frozen=True)
-class PolicyConfig:
+class PolicyConfig(Flags):
+    section: ClassVar[str] = "policy"
     encoder: EncoderName = "auto"
     """how images are read: auto is nature from 36 x 36 pixels and box below; what is no image has one encoder"""
     last_action: bool | None = None
@@ -51,10 +48,11 @@ class PolicyConfig:
     """the core also reads the previous reward"""
     reward_clip: float | None = None
     """the previous reward is clamped to [-reward_clip, reward_clip] before it is read; None for no limit"""
+    normalize_observation: bool = False
+    """vectors of floats are normalised by the mean and the deviation of all that was observed in training"""
 
     def __post_init__(self):
-        if self.reward_clip is not None and not self.reward_clip > 0:
-            raise ConfigError(f"reward_clip={self.reward_clip}, but it must be above 0, or None (--policy.reward-clip)")
+        self.require(self.reward_clip is None or self.reward_clip > 0, "reward_clip", "above 0, or None")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +87,8 @@ class RunConfig(Flags):
             self.require(getattr(self, name) >= 1, name, "at least 1")
         if self.env.options().get("split") == "test":
             raise ConfigError("env.kwargs.split='test' is held out, to evaluate on (--env.kwargs.split)")
-        if self.env.num_envs < 1:
-            raise ConfigError(f"env.num_envs={self.env.num_envs}, but it must be at least 1 (--env.num-envs)")
         self.require(self.save_minutes >= 0, "save_minutes", "at least 0")
-        self.require(0 <= self.seed < 2**32, "seed", "at least 0 and below 2**32")
+        self.require(0 <= self.seed < 2**31, "seed", "at least 0 and below 2**31")  # beyond are seeds of evaluations
 
     @property
     def title(self) -> str:
@@ -124,7 +120,7 @@ class Config(RunConfig):
     num_actors: int = 1
     """threads or processes that play, each in env.num_envs environments of its own; a rollout is always of one actor"""
     queue_size: int = 1
-    """rollouts of threads that wait for the learner, at most"""
+    """rollouts waiting for the learner from which on no thread begins another"""
     actor_timeout: float = 300.0
     """seconds that a thread or process may take for a rollout, before it counts as hung"""
     ray_address: str | None = None
@@ -158,8 +154,8 @@ EnvOptions = Callable[[str], Mapping[str, Any]]
 
 def parse(
     argv: list[str], env_options: EnvOptions, preset: Callable[[str, str, str], dict]
-) -> tuple[RunConfig | None, str | None]:
-    """The command line: a config, or the folder of a run to resume.
+) -> tuple[RunConfig | None, Resumed | None]:
+    """The command line: a config, or a run to resume.
 
     Args:   argv: arguments without the program's name.
             env_options: the options of an environment.
@@ -167,7 +163,8 @@ def parse(
     Raises: ConfigError; SystemExit from --help.
     """
     names = {"env": "graph-pomdp", "core": None, "agent": None, "preset": "default"}
-    chosen, rest = choose(argv, names, {"resume": "continues that run with its own config"})
+    folders = {"resume": "continues that run with its own config, but for --total-steps and --device"}
+    chosen, rest = choose(argv, names, folders, {"total-steps": int, "device": str})
     if chosen["resume"] is not None:
         return None, chosen["resume"]
     env, core, agent = chosen["env"], chosen["core"], chosen["agent"]
@@ -177,12 +174,13 @@ def parse(
             raise ConfigError(f"--agent {agent} has a network of its own: drop --core {core}, or choose another agent")
         default, what = make_sb3_config(env, agent, chosen["preset"], env_options, preset), "that package's network"
     else:
-        default = make_config(env, core or "fwm", agent, chosen["preset"], env_options, preset)
+        default = make_config(env, "fwm" if core is None else core, agent, chosen["preset"], env_options, preset)
         what = f"--core {default.core_name} ({', '.join(CORES)})"
     description = (
         f"Train {what} on --env {env} with --agent {default.agent_name} ({', '.join([*AGENTS, *SB3_AGENTS])}) and "
-        f"--preset {chosen['preset']}; --resume FOLDER continues a run, on its own. The values below are those of this "
-        "choice."
+        f"--preset {chosen['preset']}. --resume FOLDER continues a run with its own config, of which --total-steps and "
+        "--device may change; a learning rate that falls then falls over the new length. The values below are those of "
+        "this choice."
     )
     config = read_flags(default, rest, "train_rl.py", description)
     return dataclasses.replace(config, env=dataclasses.replace(config.env, kwargs=kwargs)) if kwargs else config, None
@@ -230,6 +228,8 @@ def to_json(config: RunConfig) -> dict[str, Any]:
 
 def from_json(saved: dict[str, Any]) -> RunConfig:
     """The config that `to_json` gave. Raises ConfigError if this version of the program cannot read it."""
+    if "task_name" in saved:
+        raise ConfigError("this is a run of engram.supervised.train, which also judges and resumes it")
     try:
         parts = {"env": EnvConfig(**saved["env"] | {"kwargs": _tuples(saved["env"]["kwargs"])})}
         if saved["agent_name"] in SB3_AGENTS:
@@ -255,7 +255,7 @@ def _unknown_options(flags: list[str]) -> tuple[dict[str, Any], list[str]]:
             rest.append(flag)
             continue
         value = value if equals else next(remaining, None)
-        if value is None:
+        if value is None or value.startswith("--"):
             raise ConfigError(f"{name} needs a value")
         option = name.removeprefix("--env.kwargs.").replace("-", "_")
         try:

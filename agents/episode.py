@@ -1,6 +1,6 @@
 """One episode, step by step: what an environment showed, what an agent did, and what its memory looked back at."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,11 @@ from engram.agents.evaluate import FIRST_SEED, Actor
 from engram.agents.stepper import Stepper
 from engram.policies import Inputs, Policy
 from engram.policies.actions import Categorical
-from engram.policies.figures import Map, memory_maps
+from engram.policies.recollection import Recollection, recollect
 from engram.policies.tree import tree_map
 
 MAX_STEPS = 250
 """steps of an episode that are kept, at most"""
-WRITING = ("write_strength", "memory_norm")
-"""reports that say over time how much is written and held"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +43,9 @@ class Episode:
         return len(self.reward)
 
 
-@dataclass(frozen=True, eq=False)
-class Memory:
-    """What a policy computed in the T steps of an episode."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Memory(Recollection):
+    """What a policy computed in the T steps of an episode, beside what its core did."""
 
     baseline: np.ndarray
     """[T], in the units of the learner's returns"""
@@ -55,11 +53,6 @@ class Memory:
     """of the distribution over actions, in nats, [T]"""
     probability: np.ndarray | None
     """of the actions that were taken, [T]; None where an action is not one choice of several"""
-    traces: dict[str, np.ndarray]
-    """reports by name, each [T, K]: one number a step, or K of as many memories"""
-    maps: dict[str, Map] = field(default_factory=dict)
-    missing: str | None = None
-    """why there are no maps"""
 
 
 def play(actor: Actor, envs, seed: int, level_id: int | None = None, max_steps: int = MAX_STEPS) -> Episode:
@@ -108,18 +101,16 @@ def look_back(policy: Policy, episode: Episode) -> Memory:
     device = next(policy.parameters()).device
     inputs = tree_map(lambda leaf: leaf.to(device), episode.inputs)
     output, _ = policy(inputs, policy.initial_state(1), core.diagnostics)
-    traces = {name: report for name, report in output.report.items() if report.dim() == 2 or name in WRITING}
     logits, probability = output.policy_logits[:, 0], None
     if isinstance(policy.actions, Categorical):
         taken = torch.as_tensor(episode.action, device=device) - policy.actions.start
         probability = _array(policy.actions.log_prob(logits, taken).exp())
-    of_each = {name: _array(report[:, 0].flatten(1) if report.dim() > 2 else report) for name, report in traces.items()}
-    try:
-        maps, missing = memory_maps(core, output.report, inputs.episode_starts), None
-    except ValueError as error:
-        maps, missing = {}, str(error)
-    entropy = _array(policy.actions.entropy(logits))
-    return Memory(_array(output.baseline[:, 0]), entropy, probability, of_each, maps, missing)
+    return Memory(
+        baseline=_array(output.baseline[:, 0]),
+        entropy=_array(policy.actions.entropy(logits)),
+        probability=probability,
+        **vars(recollect(core, output.report, inputs.episode_starts)),
+    )
 
 
 def as_data(episode: Episode, memory: Memory) -> dict[str, Any]:
@@ -137,15 +128,8 @@ def as_data(episode: Episode, memory: Memory) -> dict[str, Any]:
         "value": memory.baseline,
         "entropy": memory.entropy,
         "probability": memory.probability,
-        "traces": {name: _spread(values) for name, values in memory.traces.items()},
-        "maps": {name: vars(found) for name, found in memory.maps.items()},
-        "missing": memory.missing,
+        **memory.as_data(),
     }
-
-
-def _spread(values: np.ndarray) -> dict[str, Any]:
-    """K numbers at each step, [T, K], as mean and range."""
-    return {"count": values.shape[1], "mean": values.mean(1), "low": values.min(1), "high": values.max(1)}
 
 
 def _array(tensor: Tensor) -> np.ndarray:

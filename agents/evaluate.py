@@ -43,8 +43,8 @@ MAX_MEMBERS = 1024
 
 
 def members(episodes: int, num_levels: float | None, num_envs: int) -> int:
-    """How many environments an evaluation needs: one for each level or, without levels, as many as training has."""
-    return min(episodes, num_levels or num_envs, MAX_MEMBERS)
+    """How many environments an evaluation needs: one for each level, and where training has more, as many as those."""
+    return min(episodes, max(num_levels or 0, num_envs), MAX_MEMBERS)
 
 
 def evaluate(
@@ -81,20 +81,23 @@ def evaluate(
 
 
 class PolicyActor:
-    """A policy that plays from fresh states, by the forward pass that training uses."""
+    """A policy that plays from fresh states, by the forward pass that training uses.
+
+    Actions are drawn on the CPU, by the same random numbers whatever the policy's device.
+    """
 
     def __init__(self, policy: Policy, num_envs: int, seed: int, greedy: bool = False):
         """greedy: take the likeliest action instead of drawing one."""
         self.policy, self.greedy = policy, greedy
         self.device = next(policy.parameters()).device
         self.state = policy.initial_state(num_envs)
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
     def __call__(self, inputs: Inputs) -> Tensor:
         now = tree_map(lambda leaf: leaf[None].to(self.device), inputs)
         output, self.state = self.policy(now, self.state, donate=True)
-        logits, actions = output.policy_logits[0], self.policy.actions
+        logits, actions = output.policy_logits[0].cpu(), self.policy.actions
         return actions.to_env(actions.mode(logits) if self.greedy else actions.sample(logits, self.generator))
 
 

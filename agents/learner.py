@@ -8,6 +8,7 @@ from engram.agents.actor_critic import ActorCritic
 from engram.agents.rollout import Rollout
 from engram.optim import OptimConfig, check_finite, descend
 from engram.policies import Policy
+from engram.policies.tree import tree_map
 
 
 class Learner:
@@ -28,6 +29,8 @@ class Learner:
         """
         parts = rollout.split(self.minibatches) if self.minibatches > 1 else [rollout]
         results = [self._minimise(part, progress) for part in parts]
+        # only now: what was played by the old statistics is learned by them
+        self.policy.observe(tree_map(lambda leaf: leaf[:-1], rollout.inputs), ranks.total)
         means = {name: torch.stack([result[name] for result in results]).mean() for name in results[0]}
         grad_norm = means.pop("grad_norm")  # of the gradients summed over ranks already
         sums = ranks.total(torch.stack(list(means.values())))

@@ -5,10 +5,25 @@ Each has the package's defaults. What runs of every agent have in common keeps t
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
+
+from engram.flags import Flags
+
+
+class SB3Flags(Flags):
+    """What the packages take without a word, and fail or go astray by."""
+
+    section: ClassVar[str] = "agent"
+
+    def __post_init__(self):
+        for name in ("gamma", "gae_lambda"):
+            self.require(0 <= getattr(self, name) <= 1, name, "between 0 and 1")
+        for name in ("learning_rate", "max_grad_norm"):
+            self.require(getattr(self, name) > 0, name, "above 0")
 
 
 @dataclass(frozen=True)
-class SB3A2C:
+class SB3A2C(SB3Flags):
     """A2C of Stable-Baselines3, without memory (Mnih et al. 2016)."""
 
     learning_rate: float = 7e-4
@@ -28,9 +43,13 @@ class SB3A2C:
     normalize_advantage: bool = False
     """advantages of a rollout get mean 0 and deviation 1"""
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.require(self.rms_prop_eps > 0, "rms_prop_eps", "above 0")
+
 
 @dataclass(frozen=True)
-class SB3PPO:
+class SB3PPO(SB3Flags):
     """PPO of Stable-Baselines3, without memory (Schulman et al. 2017)."""
 
     learning_rate: float = 3e-4
@@ -56,6 +75,13 @@ class SB3PPO:
     target_kl: float | None = None
     """divergence from the policy that played at which a rollout is put away; None for none"""
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("batch_size", "n_epochs"):
+            self.require(getattr(self, name) >= 1, name, "at least 1")
+        self.require(self.clip_range > 0, "clip_range", "above 0")
+        self.require(self.target_kl is None or self.target_kl > 0, "target_kl", "above 0, or None")
+
 
 @dataclass(frozen=True)
 class SB3RecurrentPPO(SB3PPO):
@@ -65,6 +91,10 @@ class SB3RecurrentPPO(SB3PPO):
     """steps in a minibatch"""
     lstm_hidden_size: int = 256
     """units of an LSTM"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require(self.lstm_hidden_size >= 1, "lstm_hidden_size", "at least 1")
 
 
 SB3_AGENTS = {"sb3-ppo": SB3PPO(), "sb3-a2c": SB3A2C(), "sb3-rppo": SB3RecurrentPPO()}

@@ -43,7 +43,10 @@ def make_model(config: RunConfig, env_id: str, device: torch.device | str) -> On
         )
     envs = Explained(make_vec_env(env_id, config.env.num_envs, env_kwargs=options))
     choices, space = vars(config.agent).copy(), envs.observation_space
-    if hasattr(space, "spaces"):
+    parts = getattr(space, "spaces", None)
+    if isinstance(parts, tuple):
+        raise ConfigError(f"--agent {config.agent_name} cannot play {env_id}: it does not read {space}")
+    if parts is not None:
         policy = "MultiInput"
     else:
         policy = "Cnn" if is_image_space(space) and sorted(space.shape)[1] >= CNN_SIZE else "Mlp"

@@ -4,6 +4,7 @@ python -m benchmarks.memory_map runs/graph-pomdp-fwm-a2c-s0 results/memory-map.p
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +14,8 @@ import matplotlib.pyplot as plt
 
 import eval_rl
 from engram.agents.episode import Episode
+from engram.command_line import ConfigError
+from engram.run import RunError
 
 
 def taught(episode: Episode, step: int) -> str:
@@ -28,6 +31,8 @@ def draw(run: str, path: Path, number: int) -> None:
     """Draw the map of the last read, whose answer the agent uses, in episode `number` of the held-out ones."""
     judged = eval_rl.Judged.load(run, "test")
     episode, memory = eval_rl.recall(judged, argparse.Namespace(episode=number, seed=0, greedy=False))
+    if "query_key" not in memory.maps or not episode.scenes:
+        raise RunError(f"{run} is of {judged.config.env.name} and {judged.config.title}, not of graph-pomdp and fwm")
     found = memory.maps["query_key"]
     cells = found.at(read=found.values.shape[1] - 1).values
     most = abs(cells).max()
@@ -44,14 +49,19 @@ def draw(run: str, path: Path, number: int) -> None:
     plt.close(canvas)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="of --env graph-pomdp --core fwm")
     parser.add_argument("path", type=Path)
     parser.add_argument("--episode", type=int, default=0, help="which of the held-out ones")
     args = parser.parse_args()
-    draw(args.run, args.path, args.episode)
+    try:
+        draw(args.run, args.path, args.episode)
+    except (ConfigError, RunError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -44,7 +44,8 @@ from engram.agents.config import Config, make_config, to_json
 from engram.agents.presets import preset
 from engram.envs import ENVS, env_options
 from engram.policies import CORES, LSTM
-from engram.run import Run, StopRequest
+from engram.run import Run
+from engram.stop import StopRequest
 
 ENV, ROOT = "graph-pomdp", Path(__file__).resolve().parent.parent
 SECTIONS = ("acting", "environment", "learning", "evaluation")

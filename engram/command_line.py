@@ -4,11 +4,11 @@ import argparse
 import io
 import itertools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import redirect_stderr
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import tyro
@@ -20,31 +20,50 @@ class ConfigError(ValueError):
     """One line for the user: a choice that does not exist or does not fit."""
 
 
+class Resumed(NamedTuple):
+    """A run to continue, and what of its config changes, field to value."""
+
+    folder: str
+    changes: dict[str, Any]
+
+
 def choose(
-    argv: list[str], names: Mapping[str, str], folders: Mapping[str, str]
-) -> tuple[dict[str, str | None], list[str]]:
+    argv: list[str], names: Mapping[str, str], folders: Mapping[str, str], changes: Mapping[str, Callable[[str], Any]]
+) -> tuple[dict[str, Any], list[str]]:
     """The flags that are read before the others, because the others depend on them.
 
     Args:    argv: arguments without the program's name.
              names: flags such as "core", to their defaults.
-             folders: flags such as "resume" that name a run folder and stand alone, to what they do.
-    Returns: the values of both, None for a folder that is not given; and the other arguments.
+             folders: flags that name a run folder and stand alone, to what they do.
+             changes: flags that may stand beside --resume all the same, to how their values are read.
+    Returns: the values of `names` and `folders`, None for a folder that is not given and a Resumed for that of
+             --resume; and the other arguments.
     Raises:  ConfigError.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name, default in names.items():
-        parser.add_argument(f"--{name}", default=default)
-    for name in folders:
-        parser.add_argument(f"--{name}")
+    chosen, rest = _read(argv, dict.fromkeys([*names, *folders], str))
+    for name, action in folders.items():
+        if name not in chosen:
+            continue
+        folder = chosen.pop(name)
+        changed, rest = _read(rest, changes if name == "resume" else {})
+        if others := [f"--{other} {value}" for other, value in chosen.items()] + rest:
+            raise ConfigError(f"--{name} {folder} {action}; drop {' '.join(others)}")
+        chosen[name] = Resumed(folder, changed) if name == "resume" else folder
+    return {**names, **dict.fromkeys(folders), **chosen}, rest
+
+
+def _read(argv: list[str], flags: Mapping[str, Callable[[str], Any]]) -> tuple[dict[str, Any], list[str]]:
+    """The flags that are given, by name with underscores, and the other arguments. Raises ConfigError."""
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS
+    )
+    for flag, kind in flags.items():
+        parser.add_argument(f"--{flag}", type=kind)
     try:
-        chosen, rest = parser.parse_known_args(argv)
+        given, rest = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise ConfigError(str(error)) from None
-    for name, action in folders.items():
-        folder = getattr(chosen, name)
-        if folder is not None and argv not in ([f"--{name}", folder], [f"--{name}={folder}"]):
-            raise ConfigError(f"--{name} {folder} {action}; drop the other flags")
-    return vars(chosen), rest
+    return vars(given), rest
 
 
 def read_flags(default: Config, flags: list[str], program: str, description: str) -> Config:

@@ -39,6 +39,7 @@ class OptimConfig(Flags):
 
     def __post_init__(self):
         self.require(self.learning_rate > 0, "learning_rate", "above 0")
+        self.require(self.epsilon >= 0, "epsilon", "at least 0")
         self.require(0 <= self.final_fraction <= 1, "final_fraction", "between 0 and 1")
         for name in ("beta2", "alpha", "momentum"):
             self.require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")

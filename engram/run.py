@@ -9,14 +9,11 @@ import json
 import logging
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, Self, SupportsFloat
 
 import torch
@@ -58,7 +55,7 @@ class Run:
         Raises: RunError if `folder` exists, whatever is in it, or cannot be made.
         """
         folder = Path(folder)
-        text = json.dumps(config, indent=2)
+        text = _encoded(config)
         with _explained(f"make the run folder {folder}"):
             try:
                 folder.mkdir(parents=True)
@@ -66,7 +63,7 @@ class Run:
                 raise RunError(f"{folder} exists: continue it with --resume {folder}, or name another folder") from None
             (folder / "checkpoints").mkdir()
             metrics = _open_locked(folder)
-            checkpoint.write_atomically(folder / "config.json", text.encode() + b"\n")
+            checkpoint.write_atomically(folder / "config.json", text)
         return cls(folder, json.loads(text), metrics, step=None, wall_time=0.0)
 
     @classmethod
@@ -96,6 +93,12 @@ class Run:
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint file."""
         return next(reversed(_checkpoints(self.folder)), None)
+
+    def change(self, changes: Mapping[str, Any]) -> None:
+        """Replace entries of the config, in `config.json` too. Raises: RunError if the disk is full."""
+        self.config = self.config | changes
+        with _explained(f"write the config of {self.folder}"):
+            checkpoint.write_atomically(self.folder / "config.json", _encoded(self.config))
 
     def wall_time(self) -> float:
         """Seconds of training so far, those before a resume included, those lost to a crash not."""
@@ -181,6 +184,23 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise RunError(f"cannot read {path}: {error}") from error
 
 
+def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
+    """Lines of the run's metrics.jsonl, without a last one torn by a crash. Raises: RunError if there is no file."""
+    path, lines = Path(folder) / "metrics.jsonl", []
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise RunError(f"{folder} has no metrics.jsonl") from None
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from error
+    for line in text.splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
+
+
 def load_checkpoint(folder: str | Path, map_location: str | torch.device = "cpu") -> tuple[int, dict[str, Any]]:
     """The newest good checkpoint of the run in `folder`; a damaged one is passed over with a warning.
 
@@ -199,6 +219,10 @@ def fitting(folder: str | Path) -> Iterator[None]:
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).split("\n")[0].rstrip(": ")
         raise RunError(f"the checkpoint of {folder} does not fit its config.json, or this version: {reason}") from error
+
+
+def _encoded(config: Mapping[str, Any]) -> bytes:
+    return json.dumps(config, indent=2).encode() + b"\n"
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -251,48 +275,3 @@ def _explained(action: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(f"cannot {action}: {error.strerror or error}") from error
-
-
-class StopRequest:
-    """While it is entered, the first SIGINT or SIGTERM only sets `requested`, so that the loop ends where it can save.
-
-        with StopRequest() as stop:
-            for ...:
-                if stop.requested:
-                    run.save_checkpoint(step, state)
-                    sys.exit(stop.exit_status)
-
-    Ctrl-C after that raises KeyboardInterrupt at once. Python delivers signals to the main thread alone: entered in
-    another thread, this does nothing and nothing is ever requested.
-    """
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self._signal: int | None = None
-        self._previous: dict[signal.Signals, Any] = {}
-
-    @property
-    def requested(self) -> bool:
-        """Whether a signal has come."""
-        return self._signal is not None
-
-    @property
-    def exit_status(self) -> int:
-        """128 + the signal's number, as shells report it: 130 for SIGINT, 143 for SIGTERM; 0 without a request."""
-        return 0 if self._signal is None else 128 + self._signal
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._receive) for number in self.signals}
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: the handler was not Python's, and is lost
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if not self.requested:
-            self._signal = number

@@ -87,6 +87,11 @@ def evaluation_options(name: str) -> dict[str, Any]:
     return getattr(vector_class(name), "evaluation_options", {})
 
 
+def num_levels(name: str, options: dict[str, Any]) -> float | None:
+    """Levels of the split that `options` choose, infinity included; None for an environment without levels."""
+    return make_vec(name, 1, **options).unwrapped.num_levels if short_name(name) in ENVS else None
+
+
 def reference_policies(name: str) -> dict[str, type]:
     """Reference policies of an environment by name, each made as `policy(env, seed)`; see `envs/references.py`."""
     random = {"random": import_module(f"{__name__}.references").RandomPolicy}

@@ -1,9 +1,10 @@
 """What all batched environments share: episodes, seeding, autoreset, options of reset, copies and saved state.
 
 A game is a structured array with one record per member, and compiled functions on one record that read like the rules
-of the game. `BatchedEnv` is the Gymnasium vector environment around them; `SingleEnv` is its view with one member.
+of the game. `BatchedEnv` is the Gymnasium vector environment around them; `single.py` has its view with one member.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -93,6 +94,13 @@ class BatchedEnv(VectorEnv):
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.zeros(num_envs, bool)
         self._started = False
+
+    @property
+    def num_levels(self) -> float | None:
+        """Levels of its split, infinity included; None for a game without levels."""
+        if self._levels is None:
+            return None
+        return math.inf if self._levels.num_levels is None else self._levels.num_levels
 
     @abstractmethod
     def _begin(self, mask: np.ndarray, split: str | None) -> None:
@@ -254,53 +262,3 @@ class BatchedEnv(VectorEnv):
             wrong = array[(array < 0) | (array >= num_actions)][0]
             raise ValueError(f"actions must be in 0..{num_actions - 1}; got {wrong}")
         return array.astype(np.int64, copy=False)
-
-
-class SingleEnv(gymnasium.Env):
-    """One member of a batched environment as a `gymnasium.Env`.
-
-    Takes the options of its `vector_class` except `num_envs`, `autoreset_mode` and `copy`.
-    """
-
-    metadata = BatchedEnv.metadata
-    vector_class: ClassVar[type[BatchedEnv]]
-
-    def __init__(self, **options: Any):
-        self.batch = self.vector_class(1, autoreset_mode=AutoresetMode.DISABLED, copy=True, **options)
-        self.observation_space, self.action_space = self.batch.single_observation_space, self.batch.single_action_space
-        self.render_mode = self.batch.render_mode
-        self.metadata = self.metadata | {"needs_last_action": self.batch.metadata["needs_last_action"]}
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """Start a new episode.
-
-        Args:
-            seed: seeds the episode's stream; None continues it.
-            options: `level_id` plays this level, `split` takes it from another split.
-
-        Returns:
-            observation and info of scalars.
-        """
-        super().reset(seed=seed)
-        options = dict(options or {})
-        wrong = options.keys() - {"level_id", "split"}
-        if wrong:
-            raise ValueError(f"reset takes the options level_id, split; got {', '.join(sorted(wrong))}")
-        if "level_id" in options:
-            options["level_ids"] = [options.pop("level_id")]
-        observations, info = self.batch.reset(seed=seed, options=options)
-        return observations[0], _first(info)
-
-    def step(self, action: int):
-        """Play one step; see `BatchedEnv.step`."""
-        observations, rewards, terminated, truncated, info = self.batch.step([action])
-        return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _first(info)
-
-    def render(self) -> np.ndarray | str | None:
-        """What `render_mode` asks for; None without a render mode."""
-        frames = self.batch.render()
-        return None if frames is None else frames[0]
-
-
-def _first(info: dict[str, np.ndarray]) -> dict[str, Any]:
-    return {name: array[0].item() for name, array in info.items() if not name.startswith("_")}

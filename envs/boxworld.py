@@ -7,133 +7,23 @@ Santoro et al. 2018, "Relational recurrent neural networks", appendix A.3.
 import colorsys
 from collections.abc import Sequence
 from string import ascii_lowercase, ascii_uppercase
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
-from numba import njit
 
-from engram.envs.batched import MEMBER_FIELDS, BatchedEnv, SingleEnv
-from engram.envs.boxworld_levels import AGENT, FLOOR, GEM, KEY, MAX_COLOURS, WALL, LevelOptions, fits, make_level
+from engram.envs.batched import BatchedEnv
+from engram.envs.boxworld_levels import AGENT, FLOOR, GEM, KEY, MAX_COLOURS, WALL, LevelOptions, fits
 from engram.envs.boxworld_references import BoxWorldExplorer, BoxWorldOracle
+from engram.envs.boxworld_rules import MEMBER, Rules, begin_members, play_members
 from engram.envs.levels import SPLITS, LevelSet
 from engram.envs.options import check_integer, check_number
-from engram.envs.viewport import MOVES, check_view, crop, draw_cells, paint, write_cells
+from engram.envs.single import SingleEnv
+from engram.envs.viewport import MOVES, check_view, draw_cells, write_cells
 
-MEMBER = np.dtype(
-    [
-        *MEMBER_FIELDS,
-        ("row", "i4"),
-        ("column", "i4"),
-        ("held", "i4"),  # colour of the key in hand, -1: none
-        ("time", "i4"),  # steps played in this episode
-        ("solution_length", "i8"),
-        ("num_distractors", "i8"),
-        ("num_opened", "i8"),
-        ("is_success", "?"),
-        ("opened_wrong", "?"),
-    ],
-    align=True,
-)
-
-
-class Rules(NamedTuple):
-    """The options that the kernels need besides `LevelOptions`."""
-
-    num_colours: int
-    view_size: int
-    """side of the view, 0 for the whole room"""
-    max_steps: int
-    reward_gem: float
-    reward_open: float
-    reward_wrong: float
-
-
-@njit(cache=True)
-def begin(member, cells, split, base_seed, options):
-    """Start an episode; whether its level was found."""
-    length, distractors, row, column = make_level(member, cells, split, base_seed, options)
-    member.row, member.column = row, column
-    member.held = -1
-    member.time = member.num_opened = 0
-    member.solution_length, member.num_distractors = length, distractors
-    member.done = member.is_success = member.opened_wrong = False
-    return length > 0
-
-
-@njit(cache=True)
-def play(member, cells, action, rules):
-    """One step of the game; its reward."""
-    member.time += 1
-    member.done = member.time >= rules.max_steps
-    row, column = member.row + MOVES[action, 0], member.column + MOVES[action, 1]
-    cell = cells[row, column]
-    if cell == WALL:
-        return 0.0
-    first_lock = KEY + rules.num_colours
-    first_wrong_lock = first_lock + rules.num_colours
-    reward = 0.0
-    if cell >= first_lock:
-        if (cell - KEY) % rules.num_colours != member.held:
-            return 0.0
-        member.held = -1
-        if cell >= first_wrong_lock:
-            reward = rules.reward_wrong
-            member.opened_wrong = member.done = True
-        else:
-            reward = rules.reward_open
-            member.num_opened += 1
-    elif cell != FLOOR:
-        if cells[row, column + 1] >= first_lock:
-            return 0.0
-        if cell == GEM:
-            reward = rules.reward_gem
-            member.is_success = member.done = True
-        else:
-            member.held = cell - KEY
-    cells[member.row, member.column] = FLOOR
-    cells[row, column] = AGENT
-    member.row, member.column = row, column
-    return reward
-
-
-@njit(cache=True)
-def observe(member, cells, palette, window, picture):
-    """Write the observation; its layout is described at `BoxWorldVector`. `window` [view, view] is overwritten."""
-    held = palette[KEY + member.held if member.held >= 0 else WALL]
-    if window.size:
-        crop(cells, member.row, member.column, WALL, window)
-        paint(window, palette, picture[:3])
-    else:
-        paint(cells, palette, picture)
-    for channel in range(3):
-        if window.size:
-            picture[3 + channel] = held[channel]
-        else:
-            picture[channel, 0, 0] = held[channel]
-
-
-@njit(cache=True)
-def _begin_members(members, cells, split, base_seed, options, rules, palette, slots, observations):
-    window = np.empty((rules.view_size, rules.view_size), cells.dtype)
-    for slot in slots:
-        if not begin(members[slot], cells[slot], split, base_seed, options):
-            return False
-        observe(members[slot], cells[slot], palette, window, observations[slot])
-    return True
-
-
-@njit(cache=True)
-def _play_members(members, cells, rules, palette, mask, actions, observations, rewards, terminated, truncated):
-    window = np.empty((rules.view_size, rules.view_size), cells.dtype)
-    for slot in range(members.shape[0]):
-        if mask[slot]:
-            member = members[slot]
-            rewards[slot] = play(member, cells[slot], actions[slot], rules)
-            observe(member, cells[slot], palette, window, observations[slot])
-            terminated[slot] = member.is_success or member.opened_wrong
-            truncated[slot] = member.done and not terminated[slot]
+MAX_ROOM = 99
+"""Side of the largest room, in which a member takes 10 kB, and 30 kB more with the whole room in view."""
 
 
 def make_palette(num_colours: int) -> np.ndarray:
@@ -172,12 +62,12 @@ class BoxWorldVector(BatchedEnv):
 
     Args:
         num_envs: agents N.
-        room: side of the room without its walls, at least 5.
+        room: side of the room without its walls, 5 to 99.
         solution_length: numbers of boxes on the path; level k has the (k mod n)-th of these n.
         num_distractors: numbers of distractor branches, of which a level draws one.
         distractor_length: boxes of a branch.
         num_colours: colours of keys, at most 26; the keys of a level all differ.
-        view: side of the view, odd, at least 3; or "full".
+        view: side of the view, odd, 3 to 199; or "full".
         max_steps: steps after which an episode is truncated.
         reward_gem: for taking the gem.
         reward_open: for opening a box on the path, that with the gem included.
@@ -219,7 +109,7 @@ class BoxWorldVector(BatchedEnv):
         autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
         copy: bool = True,
     ):
-        check_integer("room", room, 5)
+        check_integer("room", room, 5, MAX_ROOM)
         _check_numbers("solution_length", solution_length, 1)
         _check_numbers("num_distractors", num_distractors, 0)
         check_integer("distractor_length", distractor_length, 1)
@@ -275,12 +165,12 @@ class BoxWorldVector(BatchedEnv):
     def _begin(self, mask, split):
         level = SPLITS[split], self._levels.base_seed, self.level_options
         slots = np.flatnonzero(mask)
-        if not _begin_members(self._members, self.cells, *level, self.rules, self.palette, slots, self._observations):
+        if not begin_members(self._members, self.cells, *level, self.rules, self.palette, slots, self._observations):
             raise ValueError(f"room={self.level_options.room} is too small: no level was found")
 
     def _play(self, mask, actions):
         results = self._observations, self._rewards, self._terminated, self._truncated
-        _play_members(self._members, self.cells, self.rules, self.palette, mask, actions, *results)
+        play_members(self._members, self.cells, self.rules, self.palette, mask, actions, *results)
 
     def _draw(self, slot):
         member, cells = self._members[slot], self.cells[slot].copy()

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numba import njit
 
-from engram.envs.references import policy_streams
+from engram.envs.references import new_plan, policy_streams
 from engram.envs.streams import below
 
 INVALID, UNTRIED = -1, -2
@@ -166,7 +166,8 @@ def _solve(graph, rules, best):
 class GraphOracle(GraphPolicy):
     """Knows the graph, the timer and the clock, and plays optimally (finite-horizon dynamic programming).
 
-    Holds N L S^2 reset_after bytes. `values` [N, goal, agent] are the expected returns of an episode.
+    Holds N L S^2 reset_after bytes, and raises PlanTooLarge where those are too many. `values` [N, goal, agent] are the
+    expected returns of an episode.
     """
 
     def __init__(self, env: VectorEnv, seed: int):
@@ -175,7 +176,7 @@ class GraphOracle(GraphPolicy):
         num_envs, states = len(self.actions), self.num_states
         self._solved = np.zeros_like(self.env.graphs)
         self.values = np.zeros((num_envs, states, states))
-        self._best = np.zeros((num_envs, rules.episode_length + 1, states, states, rules.reset_after), np.int8)
+        self._best = new_plan(num_envs, rules.episode_length + 1, states, states, rules.reset_after)
 
     def __call__(self, observation: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:
         for slot in np.flatnonzero((self._solved != self.env.graphs).any((1, 2))):

@@ -4,34 +4,20 @@ Munkhdalai, Sordoni, Wang & Trischler 2019, "Metalearned neural memory", section
 Clune & Stanley 2018, "Differentiable plasticity"; the other rules are those of Miconi et al. 2019, "Backpropamine".
 """
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
-from numba import njit
 
-from engram.envs.batched import MEMBER_FIELDS, BatchedEnv, SingleEnv
+from engram.envs.batched import BatchedEnv
 from engram.envs.levels import SPLITS, LevelSet, level_seed
 from engram.envs.maze_references import MazeExplorer, MazeOracle
+from engram.envs.maze_rules import MEMBER, Layout, Rules, begin_members, make_maze, play_members
 from engram.envs.options import check_choice, check_integer, check_number
-from engram.envs.streams import below, other_than
-from engram.envs.viewport import MOVES, crop, draw_cells, write_cells
+from engram.envs.single import SingleEnv
+from engram.envs.viewport import MOVES, draw_cells, write_cells
 
-MEMBER = np.dtype(
-    [
-        *MEMBER_FIELDS,
-        ("goal", "i4"),
-        ("position", "i4"),
-        ("time", "i4"),  # steps played in this episode
-        ("last_action", "i4"),  # -1: none
-        ("last_reward", "f8"),
-        ("goal_reached", "?"),
-        ("hit_wall", "?"),
-        ("num_goals", "i8"),
-    ],
-    align=True,
-)
 MAX_SIZE = 99
 PUBLISHED = {
     "2018": {"episode_length": 250, "wall_penalty": 0.1, "obs": "mnm"},
@@ -45,130 +31,11 @@ _SYMBOLS = " #AG"
 _AGENT, _GOAL = 2, 3  # cells of pictures besides 0, free, and 1, wall
 
 
-class Maze(NamedTuple):
-    """The map; its m free cells are numbered in reading order."""
-
-    walls: np.ndarray
-    """1 where there is a wall, uint8 [size, size]"""
-    cells: np.ndarray
-    """row and column of each free cell, [m, 2]"""
-    successors: np.ndarray
-    """cell that each action leads to, the cell itself if there is a wall, int32 [m, 4]"""
-    views: np.ndarray
-    """the 3 x 3 patch of `walls` around each free cell, in reading order, float32 [m, 9]"""
-    start: int
-    """number of the centre cell"""
-
-
-class Rules(NamedTuple):
-    """The options that the kernels need."""
-
-    episode_length: int
-    reward: float
-    wall_penalty: float
-    may_land_on_goal: bool
-
-
-class Layout(NamedTuple):
-    """Where the parts of the observation are, behind the nine cells of the view; -1: absent."""
-
-    size: int
-    time: int
-    reward: int
-    last_action: int
-    bias: int
-    time_unit: int
-    """what the time input counts in, in steps"""
-
-
-def make_maze(size: int) -> Maze:
-    """A maze of `size` x `size` cells, border included, with pillars where row and column are even, the centre free."""
-    walls = np.zeros((size, size), np.uint8)
-    walls[::2, ::2] = 1
-    walls[[0, -1]] = walls[:, [0, -1]] = 1
-    walls[size // 2, size // 2] = 0
-    cells = np.argwhere(walls == 0)
-    numbers = np.full((size, size), -1, np.int32)
-    numbers[tuple(cells.T)] = np.arange(len(cells))
-    successors = np.stack([numbers[tuple((cells + move).T)] for move in MOVES], 1)
-    successors = np.where(successors < 0, np.arange(len(cells), dtype=np.int32)[:, None], successors)
-    windows = np.empty((len(cells), 3, 3), np.uint8)
-    for (row, column), window in zip(cells, windows, strict=True):
-        crop(walls, row, column, 1, window)
-    return Maze(walls, cells, successors, windows.reshape(-1, 9).astype(np.float32), int(numbers[size // 2, size // 2]))
-
-
 def divide_goals(cells: np.ndarray, base_seed: int) -> dict[str, np.ndarray]:
     """The cells of each split: a quarter of them test, a quarter valid, the others train, in an order of chance."""
     order = cells[np.argsort([level_seed(_GAME, 0, cell, base_seed) for cell in cells])]
     quarter = len(cells) // 4
     return {"train": order[2 * quarter :], "test": order[:quarter], "valid": order[quarter : 2 * quarter]}
-
-
-@njit(cache=True)
-def begin(member, goals, start):
-    """Start an episode; `goals` are those of the split."""
-    member.level_id %= len(goals)
-    member.goal = goals[member.level_id]
-    member.position = start
-    member.time = member.num_goals = 0
-    member.last_action = -1
-    member.last_reward = 0.0
-    member.goal_reached = member.hit_wall = member.done = False
-
-
-@njit(cache=True)
-def play(member, successors, action, rules):
-    """One step of the game; the reward is left in `last_reward`."""
-    target = successors[member.position, action]
-    member.hit_wall = target == member.position
-    member.goal_reached = target == member.goal  # also if the agent was put on the goal and did not move
-    member.position = target
-    member.last_action = action
-    member.last_reward = 0.0
-    if member.hit_wall:
-        member.last_reward -= rules.wall_penalty
-    if member.goal_reached:
-        member.last_reward += rules.reward
-        member.num_goals += 1
-        if rules.may_land_on_goal:
-            member.position = below(member, len(successors))
-        else:
-            member.position = other_than(member, len(successors), member.goal)
-    member.time += 1
-    member.done = member.time >= rules.episode_length
-
-
-@njit(cache=True)
-def observe(member, views, layout, row):
-    """Write the observation; the layouts are described at `GridMazeVector`."""
-    row[:9] = views[member.position]
-    row[9:] = 0
-    row[layout.time] = member.time / layout.time_unit
-    row[layout.reward] = member.last_reward
-    if layout.last_action >= 0 and member.last_action >= 0:
-        row[layout.last_action + member.last_action] = 1
-    if layout.bias >= 0:
-        row[layout.bias] = 1
-
-
-@njit(cache=True)
-def _begin_members(members, goals, start, views, layout, mask, observations):
-    for slot in range(members.shape[0]):
-        if mask[slot]:
-            begin(members[slot], goals, start)
-            observe(members[slot], views, layout, observations[slot])
-
-
-@njit(cache=True)
-def _play_members(members, successors, views, rules, layout, mask, actions, observations, rewards, terminated):
-    for slot in range(members.shape[0]):
-        if mask[slot]:
-            member = members[slot]
-            play(member, successors, actions[slot], rules)
-            observe(member, views, layout, observations[slot])
-            rewards[slot] = member.last_reward
-            terminated[slot] = member.done
 
 
 class GridMazeVector(BatchedEnv):
@@ -281,14 +148,19 @@ class GridMazeVector(BatchedEnv):
         """State of all members, a structured array [N] of `MEMBER`."""
         return self._members
 
+    @property
+    def num_levels(self):
+        """Goals of its split; level ids beyond them begin again."""
+        return len(self._goals[self._levels.split])
+
     def _begin(self, mask, split):
         where = self._goals[split], self.maze.start, self.maze.views
-        _begin_members(self._members, *where, self.layout, mask, self._observations)
+        begin_members(self._members, *where, self.layout, mask, self._observations)
 
     def _play(self, mask, actions):
         results = self._observations, self._rewards, self._terminated
         _, _, successors, views, _ = self.maze
-        _play_members(self._members, successors, views, self.rules, self.layout, mask, actions, *results)
+        play_members(self._members, successors, views, self.rules, self.layout, mask, actions, *results)
 
     def state_dict(self):
         """See `BatchedEnv.state_dict`; the walls tell mazes of different sizes apart."""

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numba import njit
 
-from engram.envs.references import policy_streams
+from engram.envs.references import new_plan, policy_streams
 from engram.envs.streams import below
 
 UNKNOWN = -1
@@ -150,29 +150,28 @@ class MazeExplorer:
 
 
 @njit(cache=True)
-def _solve(successors, rules, best):
-    """Fill in the optimal actions `best` [L + 1, goal, cell] by the number of steps left.
+def _solve(successors, goal, rules, best):
+    """Fill in the optimal actions `best` [L + 1, cell] by the number of steps left.
 
-    Returns the value [goal, cell] of an episode that starts there.
+    Returns the value [cell] of an episode that starts there.
     """
     num_cells, num_actions = successors.shape
-    after = np.zeros((num_cells, num_cells))  # optimal value with one step less
+    after = np.zeros(num_cells)  # optimal value with one step less
     values = np.zeros_like(after)
     for left in range(1, len(best)):
-        for goal in range(num_cells):
-            relocated = after[goal].sum() / num_cells  # mean value after a success
-            if not rules.may_land_on_goal:
-                relocated = (after[goal].sum() - after[goal, goal]) / (num_cells - 1)
-            for cell in range(num_cells):
-                values[goal, cell] = -np.inf
-                for action in range(num_actions):
-                    target = successors[cell, action]
-                    value = relocated + rules.reward if target == goal else after[goal, target]
-                    if target == cell:
-                        value -= rules.wall_penalty
-                    if value > values[goal, cell]:
-                        values[goal, cell] = value
-                        best[left, goal, cell] = action
+        relocated = after.sum() / num_cells  # mean value after a success
+        if not rules.may_land_on_goal:
+            relocated = (after.sum() - after[goal]) / (num_cells - 1)
+        for cell in range(num_cells):
+            values[cell] = -np.inf
+            for action in range(num_actions):
+                target = successors[cell, action]
+                value = relocated + rules.reward if target == goal else after[target]
+                if target == cell:
+                    value -= rules.wall_penalty
+                if value > values[cell]:
+                    values[cell] = value
+                    best[left, cell] = action
         after, values = values, after
     return after
 
@@ -180,16 +179,21 @@ def _solve(successors, rules, best):
 class MazeOracle:
     """Knows the map, its own cell, the goal and the clock, and plays optimally (finite-horizon dynamic programming).
 
-    Holds episode_length m^2 bytes for m free cells. `values` [goal, cell] are the expected returns of an episode.
+    Holds N L m bytes for the present goals of N members, L steps and m free cells, and raises PlanTooLarge where those
+    are too many. `values` [N, cell] are the expected returns of an episode.
     """
 
     def __init__(self, env: VectorEnv, seed: int):
         self._env = env.unwrapped
-        num_cells = len(self._env.maze.cells)
-        self._best = np.zeros((self._env.rules.episode_length + 1, num_cells, num_cells), np.int8)
-        self.values = _solve(self._env.maze.successors, self._env.rules, self._best)
+        num_envs, num_cells = self._env.num_envs, len(self._env.maze.cells)
+        self._solved = np.full(num_envs, UNKNOWN)
+        self.values = np.zeros((num_envs, num_cells))
+        self._best = new_plan(num_envs, self._env.rules.episode_length + 1, num_cells)
 
     def __call__(self, observation: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:
-        members = self._env.members
-        left = self._env.rules.episode_length - members["time"]
-        return self._best[left, members["goal"], members["position"]].astype(np.int64)
+        members, rules = self._env.members, self._env.rules
+        for slot in np.flatnonzero(self._solved != members["goal"]):
+            self._solved[slot] = members["goal"][slot]
+            self.values[slot] = _solve(self._env.maze.successors, self._solved[slot], rules, self._best[slot])
+        left = rules.episode_length - members["time"]
+        return self._best[np.arange(len(members)), left, members["position"]].astype(np.int64)

@@ -10,12 +10,13 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
 
-from engram.envs.batched import BatchedEnv, SingleEnv
+from engram.envs.batched import BatchedEnv
 from engram.envs.mini_pacman_map import HEIGHT, WIDTH
 from engram.envs.mini_pacman_references import MiniPacmanGreedy
 from engram.envs.mini_pacman_rendering import letters, plane_palettes, rgb_palettes
 from engram.envs.mini_pacman_rules import MEMBER, MODES, Rules, begin_members, look, play_members
 from engram.envs.options import check_choice, check_integer, check_number, check_probability
+from engram.envs.single import SingleEnv
 from engram.envs.viewport import check_view, draw_cells, write_cells
 
 
@@ -55,7 +56,7 @@ class MiniPacmanVector(BatchedEnv):
     Args:
         num_envs: Pacmen N.
         mode: "regular", "avoid", "hunt", "ambush" or "rush".
-        view: side of the window, odd, at least 3; "full" shows the whole map.
+        view: side of the window, odd, 3 to 199; "full" shows the whole map.
         obs_format: "rgb" or "planes".
         frame_cap: longest episode, in steps.
         num_pills: power pills of a level, 1 to 15.

@@ -4,12 +4,28 @@ A reference policy is made as `policy(env, seed)` for a vector environment and c
 `policy(observation [N, ...], episode_starts bool [N]) -> actions [N, ...]`, once per step of that environment.
 """
 
+import math
 from copy import deepcopy
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 
 from engram.envs.streams import STREAM, seeded
+
+MAX_PLAN_BYTES = 2**31
+"""What a policy may hold of actions worked out in advance."""
+
+
+class PlanTooLarge(ValueError):
+    """A reference policy cannot be had: its plan would take more than `MAX_PLAN_BYTES`."""
+
+
+def new_plan(*shape: int) -> np.ndarray:
+    """Zeros int8 of a shape, for an action in every situation. Raises PlanTooLarge."""
+    if math.prod(shape) > MAX_PLAN_BYTES:
+        sizes, limit = " x ".join(map(str, shape)), MAX_PLAN_BYTES / 2**30
+        raise PlanTooLarge(f"a plan of {sizes} actions takes {math.prod(shape) / 2**30:.1f} GiB, more than {limit:.1f}")
+    return np.zeros(shape, np.int8)
 
 
 class RandomPolicy:

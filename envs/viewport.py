@@ -11,6 +11,9 @@ from numba import njit
 CELL_SIZE = 16
 """Side of a cell in a picture, in pixels."""
 
+MAX_VIEW = 199
+"""Side of the largest window, which shows a grid of 101 x 101 cells whole from anywhere within its walls."""
+
 MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
 """Rows and columns that the actions lead by: 0 up, 1 down, 2 left, 3 right."""
 
@@ -47,8 +50,8 @@ def paint(cells, palette, planes):
 def check_view(view: Any) -> None:
     """Raise a ValueError unless `view` is "full" or the side of a window with a cell in its centre."""
     is_integer = isinstance(view, int | np.integer) and not isinstance(view, bool)
-    if view != "full" and (not is_integer or view < 3 or view % 2 == 0):
-        raise ValueError(f"view must be an odd integer at least 3, or 'full'; got {view!r}")
+    if view != "full" and (not is_integer or not 3 <= view <= MAX_VIEW or view % 2 == 0):
+        raise ValueError(f"view must be an odd integer in 3..{MAX_VIEW}, or 'full'; got {view!r}")
 
 
 def draw_cells(cells: np.ndarray, palette: np.ndarray, view: tuple[int, int, int] | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Any memory core of Engram in RecurrentPPO of sb3-contrib, where its LSTM would stand."""
+"""Any core of Engram that has a memory in RecurrentPPO of sb3-contrib, where its LSTM would stand."""
 
 import torch
 from sb3_contrib import RecurrentPPO

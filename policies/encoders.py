@@ -1,6 +1,7 @@
 """Observations to features, chosen by the observation space."""
 
 import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -18,6 +19,9 @@ class Encoder(nn.Module):
     map_shape: tuple[int, int] | None = None
     """rows and columns, where features are maps of equal size, one after the other"""
 
+    def observe(self, observation: Tensor, total: Callable[[Tensor], Tensor]) -> None:
+        """Take observations [N, ...] into the statistics, if any are kept; `total` sums a tensor over processes."""
+
 
 class FlatEncoder(Encoder):
     """The entries of an array: [N, *shape] -> float32 [N, E], E their number, divided by `largest`."""
@@ -28,6 +32,37 @@ class FlatEncoder(Encoder):
 
     def forward(self, observation: Tensor) -> Tensor:
         return observation.reshape(len(observation), self.output_size).float() / self.largest
+
+
+class NormalizedEncoder(Encoder):
+    """The features of another encoder, less their mean and divided by their standard deviation, within [-10, 10].
+
+    Mean and variance are those of all that was observed, kept as buffers; features are as they are before that.
+    """
+
+    limit, epsilon = 10.0, 1e-8
+
+    def __init__(self, encoder: Encoder):
+        super().__init__()
+        self.encoder, self.output_size = encoder, encoder.output_size
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(self.output_size, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(self.output_size, dtype=torch.float64))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        deviation = (self.variance + self.epsilon).sqrt()
+        return ((self.encoder(observation) - self.mean) / deviation).float().clamp(-self.limit, self.limit)
+
+    def observe(self, observation: Tensor, total: Callable[[Tensor], Tensor]) -> None:
+        """Chan, Golub & LeVeque 1983: two sets of numbers become one."""
+        features = self.encoder(observation).double()
+        number, sums = total(torch.stack([torch.ones_like(features), features]).sum(1))
+        mean = sums / number
+        squares = total((features - mean).square().sum(0))
+        count, apart = self.count + number, mean - self.mean
+        self.variance.mul_(self.count).add_(squares + apart.square() * self.count * number / count).div_(count)
+        self.mean.add_(apart * number / count)
+        self.count.copy_(count[0])
 
 
 class OneHotEncoder(Encoder):
@@ -51,6 +86,10 @@ class DictEncoder(Encoder):
         super().__init__()
         self.keys, self.parts = tuple(parts), nn.ModuleList(parts.values())
         self.output_size = sum(part.output_size for part in parts.values())
+
+    def observe(self, observation: dict[str, Tensor], total: Callable[[Tensor], Tensor]) -> None:
+        for key, part in zip(self.keys, self.parts, strict=True):
+            part.observe(observation[key], total)
 
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
         return torch.cat([part(observation[key]) for key, part in zip(self.keys, self.parts, strict=True)], -1)
@@ -158,11 +197,11 @@ IMAGE_ENCODERS = {"box": BoxEncoder, "nature": NatureEncoder, "impala": ImpalaEn
 LEAST = 36  # rows and columns of which the convolutions of Mnih et al. leave one
 
 
-def make_encoder(space, name: EncoderName = "auto") -> Encoder:
+def make_encoder(space, name: EncoderName = "auto", normalize: bool = False) -> Encoder:
     """The encoder of a Gymnasium observation space.
 
-    Bytes are divided by the largest value of their space, floats are read as they are. In a Dict, and those inside it,
-    `name` is how images are read.
+    Bytes are divided by the largest value of their space, floats are read as they are or, with `normalize` and where
+    they are no image, by a NormalizedEncoder. In a Dict, and those inside it, `name` is how images are read.
 
     Raises: ValueError naming the space if there is none.
     """
@@ -174,11 +213,12 @@ def make_encoder(space, name: EncoderName = "auto") -> Encoder:
     kind = type(space).__name__
     if kind == "Dict" and space.spaces:
         names = {key: name if name == "flat" or _has_images(part) else "auto" for key, part in space.spaces.items()}
-        return DictEncoder({key: make_encoder(part, names[key]) for key, part in space.spaces.items()})
+        return DictEncoder({key: make_encoder(part, names[key], normalize) for key, part in space.spaces.items()})
     if is_image(space) and name != "flat":
         return _image_encoder(space, name)
     if kind == "Box" and (name == "flat" or len(space.shape) <= 2):
-        return FlatEncoder(space.shape, _largest(space))
+        encoder = FlatEncoder(space.shape, _largest(space))
+        return NormalizedEncoder(encoder) if normalize and space.dtype.kind == "f" else encoder
     if kind == "MultiBinary":
         return FlatEncoder(space.shape)
     if kind == "Discrete":

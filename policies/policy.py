@@ -1,5 +1,6 @@
 """A recurrent actor-critic: encoder -> core -> policy and baseline heads."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from engram.policies.actions import Actions, make_actions
 from engram.policies.core import Core, CoreConfig
-from engram.policies.encoders import Encoder, EncoderName, make_encoder
+from engram.policies.encoders import Encoder, EncoderName, NormalizedEncoder, make_encoder
 from engram.policies.tree import tree_map
 
 
@@ -56,6 +57,11 @@ class Policy(nn.Module):
     def initial_state(self, batch_size: int) -> tuple:
         return self.core.initial_state(batch_size)
 
+    @torch.no_grad()
+    def observe(self, inputs: Inputs, total: Callable[[Tensor], Tensor]) -> None:
+        """Take the observations of inputs [T, B, ...] into the encoder's statistics; see `Encoder.observe`."""
+        self.encoder.observe(tree_map(lambda leaf: leaf.flatten(0, 1), inputs.observation), total)
+
     def forward(
         self, inputs: Inputs, state: tuple, report: tuple[str, ...] = (), donate: bool = False
     ) -> tuple[PolicyOutput, tuple]:
@@ -85,15 +91,20 @@ def make_policy(
     last_action: bool | None = None,
     last_reward: bool = False,
     reward_clip: float | None = None,
+    normalize_observation: bool = False,
 ) -> Policy:
     """The policy that fits the spaces of a vector environment; ValueError naming a space that no policy fits.
 
     Args: encoder: how images are read.
           last_action: whether the core reads the previous action; None for what the environment's metadata say under
           "needs_last_action", which is where nobody could play well without it.
+          normalize_observation: whether vectors of floats are normalised by their running mean and deviation.
     """
     actions = make_actions(envs.single_action_space)
-    encode = make_encoder(envs.single_observation_space, encoder)
+    encode = make_encoder(envs.single_observation_space, encoder, normalize_observation)
+    if normalize_observation and not any(isinstance(part, NormalizedEncoder) for part in encode.modules()):
+        shown = " ".join(str(envs.single_observation_space).split())
+        raise ValueError(f"--policy.normalize-observation is for vectors of floats; observations are of {shown}")
     if core.map_shape not in (None, encode.map_shape):
         given = "features that are none" if encode.map_shape is None else f"maps of {encode.map_shape}"
         raise ValueError(

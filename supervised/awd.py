@@ -57,8 +57,8 @@ class AWDConfig(Flags):
         """
         if self.average_start is not None and updates >= self.average_start:
             return True
-        n = self.average_patience
-        return n is not None and len(losses) > n and losses[-1] > min(losses[:-n])
+        n, before = self.average_patience, losses[:-1]
+        return n is not None and len(before) > n and losses[-1] > min(before[:-n])
 
     def averaging(self, optim: OptimConfig) -> OptimConfig:
         """How the weights that are averaged descend, after `optim`."""

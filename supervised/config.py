@@ -1,13 +1,14 @@
 """The configuration of a supervised run: frozen dataclasses, a command line over them, and their form in JSON."""
 
+import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tyro
 
-from engram.command_line import ConfigError, check_name, choose, new_folder, read_flags
+from engram.command_line import ConfigError, Resumed, check_name, choose, new_folder, read_flags
 from engram.flags import Flags
 from engram.optim import OptimConfig
 from engram.policies import CORES, CoreConfig, core_config
@@ -66,23 +67,71 @@ def make_config(task: str, core: str, preset_name: str) -> Config:
     return dataclasses.replace(Config(task, TASKS[task], core, core_config(core)), **preset(task, core, preset_name))
 
 
-def parse(argv: list[str]) -> tuple[Config | None, str | None, str | None]:
-    """The command line: a config, or the folder of a run to resume, or of one to evaluate.
+class Inspection(NamedTuple):
+    """What is asked for beside --eval."""
+
+    chosen: str
+    """the words of a sentence, or the number of a test example"""
+    page: str | None
+    """the file to draw it in"""
+
+
+def parse_inspection(argv: list[str]) -> tuple[Inspection | None, list[str]]:
+    """The flags --inspect and --report of the command line, and the others. Raises: ConfigError."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--inspect")
+    parser.add_argument("--report")
+    try:
+        chosen, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from None
+    if chosen.inspect is None:
+        if chosen.report is not None:
+            raise ConfigError(f"--report {chosen.report} says where --inspect draws; add --inspect")
+        return None, rest
+    return Inspection(chosen.inspect, chosen.report), rest
+
+
+def parse(argv: list[str]) -> tuple[Config | None, Resumed | None, str | None]:
+    """The command line: a config, or a run to resume, or the folder of one to evaluate.
 
     Raises: ConfigError; SystemExit from --help.
     """
     names = {"task": "associative-retrieval", "core": "fwm", "preset": "small"}
-    folders = {"resume": "continues that run with its own config", "eval": "judges that run by its own config"}
-    chosen, rest = choose(argv, names, folders)
-    if chosen["resume"] or chosen["eval"]:
+    folders = {
+        "resume": "continues that run with its own config, but for --total-updates and --device",
+        "eval": "judges that run by its own config",
+    }
+    chosen, rest = choose(argv, names, folders, {"total-updates": int, "device": str})
+    if chosen["resume"] is not None or chosen["eval"] is not None:
         return None, chosen["resume"], chosen["eval"]
     default = make_config(chosen["task"], chosen["core"], chosen["preset"])
     description = (
         f"Train --core {chosen['core']} ({', '.join(CORES)}) on --task {chosen['task']} ({', '.join(TASKS)}) with "
-        f"--preset {chosen['preset']} (small, paper); --resume FOLDER continues a run and --eval FOLDER judges it, "
-        "each on its own. The values below are those of this choice."
+        f"--preset {chosen['preset']} (small, paper). --resume FOLDER continues a run with its own config, of which "
+        "--total-updates and --device may change; a learning rate that falls then falls over the new length. --eval "
+        'FOLDER judges a run, on its own. --eval FOLDER --inspect "mary went to the kitchen . where is mary ?" draws '
+        "what the memory of the run looks back at in that sentence, --inspect 17 in that test example (of catbabi-* a "
+        "story, of text a window), on a page: FOLDER/inspect.html or --report FILE. The values below are those of this "
+        "choice."
     )
-    return read_flags(default, rest, "engram.supervised.train", description), None, None
+    config = read_flags(default, rest, "engram.supervised.train", description)
+    return dataclasses.replace(config, task=_found_anywhere(_itself(config.task, config.task_name))), None, None
+
+
+def _itself(task: Task, name: str) -> Task:
+    """The task, whose options have not made it another of the registry. Raises ConfigError."""
+    for other_name, other in TASKS.items():
+        telling = {field: value for field, value in vars(other).items() if value != vars(TASKS[name]).get(field)}
+        if type(other) is type(task) and telling and telling.items() <= vars(task).items():
+            raise ConfigError(f"with these options --task {name} is another task: choose --task {other_name}")
+    return task
+
+
+def _found_anywhere(task: Task) -> Task:
+    """The task, with its folder of data under a name that holds in every working folder."""
+    folder = vars(task).get("data_dir")
+    return task if folder is None else dataclasses.replace(task, data_dir=str(Path(folder).resolve()))
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -92,6 +141,8 @@ def to_json(config: Config) -> dict[str, Any]:
 
 def from_json(saved: dict[str, Any]) -> Config:
     """The config that `to_json` gave. Raises ConfigError if this version of the program cannot read it."""
+    if "env" in saved:
+        raise ConfigError("this is a run of train_rl.py, which also resumes it; eval_rl.py judges it")
     try:
         parts = {
             "task": type(TASKS[saved["task_name"]])(**saved["task"]),

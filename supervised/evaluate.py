@@ -1,22 +1,20 @@
 """What a trained model is worth, on fixed sets of examples it has never seen, beside what takes no memory at all."""
 
-import json
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engram.command_line import torch_device
-from engram.run import RunError, fitting, load_checkpoint, read_config
-from engram.supervised.config import from_json
+from engram.run import RunError, fitting, load_checkpoint, read_config, read_metrics
+from engram.supervised.config import Config, from_json
 from engram.supervised.metrics import METRICS, Judged, answers, step_losses
 from engram.supervised.model import ModelOutput, SequenceModel, map_state, to_tensors, unpack_state
-from engram.supervised.tasks import Task, Tokens
+from engram.supervised.tasks import Stream, Task, Tokens
 
 FITTED_ON = 1_000
 """training examples from which `Constant` knows the frequencies of targets"""
@@ -63,20 +61,8 @@ class Tally:
         return error * self.value() if self.name == "perplexity" else error
 
 
-class Tempered(nn.Module):
-    """A model whose last outputs are divided by a temperature before they are mapped to words."""
-
-    def __init__(self, model: SequenceModel, temperature: float):
-        super().__init__()
-        self.model, self.temperature = model, temperature
-
-    def forward(self, x: Tensor, mask: Tensor, report: tuple[str, ...] = (), state: tuple | None = None) -> ModelOutput:
-        output = self.model(x, mask, report, state)
-        return output._replace(logits=self.model.head(output.dropped[mask] / self.temperature))
-
-
 def best_temperature(model: SequenceModel, task: Task, batch_size: int) -> float:
-    """The temperature of `Tempered` with the lowest loss on the valid set, in one pass over it."""
+    """The temperature of the model with the lowest loss on the valid set, in one pass over it."""
     losses, state = torch.zeros(len(TEMPERATURES), dtype=torch.float64), None
     device = next(model.parameters()).device
     model.eval()
@@ -96,7 +82,7 @@ class Constant(nn.Module):
     def __init__(self, task: Task):
         super().__init__()
         batch = task.train_batch(0, FITTED_ON, seed=0)
-        targets = batch.y[batch.mask]
+        targets = batch.y[batch.mask if batch.part is None else batch.mask & (batch.part >= 0)]
         if isinstance(task.outputs, Tokens):
             logits = np.log((np.bincount(targets, minlength=task.outputs.size) + 1e-3) / len(targets))
         else:
@@ -196,28 +182,46 @@ def check_vocabulary(task: Task, vocabulary: list[str]) -> None:
         )
 
 
+class Trained(NamedTuple):
+    """The weights of a run that were best on the valid set, or the newest before there were any."""
+
+    config: Config
+    model: SequenceModel
+    carried: tuple | None
+    """of a stream: the state, of one row, from which evaluations go on"""
+    best_updates: int
+    """after which the weights were these"""
+    state: dict[str, Any]
+    """of the newest checkpoint"""
+
+    @classmethod
+    def load(cls, folder: str) -> Self:
+        """Raises: RunError, ConfigError."""
+        config = from_json(read_config(folder))
+        task = config.task
+        _, state = load_checkpoint(folder)
+        model = SequenceModel(task.inputs, task.outputs, config.core, config.model).to(torch_device("auto"))
+        with fitting(folder):
+            check_vocabulary(task, state["vocabulary"])
+            best = state["best"] or state
+            model.load_state_dict(best["model"])
+            carried = map_state(lambda leaf: leaf[:1], unpack_state(model, best["state"]))
+        return cls(config, model, carried, best["updates"], state)
+
+
 def judge(folder: str) -> dict[str, Any]:
     """The score of a run on the test set, with the weights that were best on the valid set; for JSON.
 
     Raises: RunError, ConfigError.
     """
-    config = from_json(read_config(folder))
-    task = config.task
-    _, state = load_checkpoint(folder)
-    check_vocabulary(task, state["vocabulary"])
-    device = torch_device("auto")
-    model = SequenceModel(task.inputs, task.outputs, config.core, config.model).to(device)
-    best = state["best"] or state
-    with fitting(folder):
-        model.load_state_dict(best["model"])
-        carried = map_state(lambda leaf: leaf[:1], unpack_state(model, best["state"]))
-    tuned = {}
+    config, model, carried, best_updates, state = Trained.load(folder)
+    task, tuned = config.task, {}
     if task.metrics[0] == "perplexity":
-        tuned["temperature"] = temperature = best_temperature(model, task, config.batch_size)
-        model = Tempered(model, temperature)
+        tuned["temperature"] = model.temperature = best_temperature(model, task, config.batch_size)
     score = evaluate(model, task, "test", config.batch_size, state=carried)
     constant = evaluate(Constant(task), task, "test", config.batch_size)
-    logged = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    logged = read_metrics(folder)
+    counted = {"examples_seen": state["updates"] * config.batch_size, "test_examples": score.examples}
     return {
         "run": str(folder),
         "task": config.task_name,
@@ -226,13 +230,12 @@ def judge(folder: str) -> dict[str, Any]:
         "core": config.core_name,
         "parameters": sum(p.numel() for p in model.parameters()),
         "seed": config.seed,
-        "best_updates": best["updates"],
+        "best_updates": best_updates,
         "updates": state["updates"],
-        "examples_seen": state["updates"] * config.batch_size,
         "steps_seen": state["steps_seen"],
-        "seconds": json.loads(logged[-1])["wall_time"] if logged else 0.0,
+        "seconds": logged[-1]["wall_time"] if logged else 0.0,
         "device": state["device"],
-        "test_examples": score.examples,
+        **({} if isinstance(task, Stream) else counted),  # rows of a stream are no examples
         "test_steps": score.steps,
         "test_loss": score.loss,
         **score.metrics,

@@ -125,11 +125,12 @@ class SequenceModel(nn.Module):
         hidden = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
         self.head = nn.Sequential(*hidden, nn.Linear(sizes[-1], outputs.size))
         self.dropout = nn.Dropout(config.dropout)
+        self.temperature = 1.0  # by which the last outputs are divided before they are mapped to logits
         if config.tied:
             config.require(
                 isinstance(inputs, Tokens) and inputs == outputs and sizes[-1] == config.embedding_size,
                 "tied",
-                f"False: {inputs} embedded in {config.embedding_size} units, {outputs} said from {sizes[-1]}",
+                f"False: {inputs.size} inputs have {config.embedding_size} units, {outputs.size} outputs {sizes[-1]}",
             )
             # Schlag et al. 2021, App. H: this range is crucial for FWM language models
             nn.init.uniform_(self.encoder.weight, -0.25, 0.25)
@@ -166,4 +167,4 @@ class SequenceModel(nn.Module):
             ys = ys + said if self.residual and ys.shape == said.shape else said
             last.append(after)
         dropped = locked_dropout(ys, awd.output_dropout, training)
-        return ModelOutput(self.head(self.dropout(dropped[mask])), tuple(last), reports, ys, dropped)
+        return ModelOutput(self.head(self.dropout(dropped[mask]) / self.temperature), tuple(last), reports, ys, dropped)

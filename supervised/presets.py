@@ -135,7 +135,7 @@ _RFWP_TEXT: Fields = {
     "total_updates": 500_000,
     "eval_interval": 4_000,
 }
-_RFWP_TEXT_SIZES = {"hidden_size": 128, "num_layers": 16, "num_heads": 8, "ff_size": 2048}
+_RFWP_TEXT_SIZES = {"hidden_size": 128, "num_layers": 16, "num_heads": 8, "ff_size": 2048, "out_scale": "rsqrt"}
 
 PAPERS: dict[tuple[str, str | None], Fields] = {
     # sets drawn once, 100 epochs of 781 updates; this is length 30, and --task.num-pairs 24 is length 50

@@ -1,8 +1,10 @@
 """Train a core on a task: python -m engram.supervised.train --task nth-farthest --core rmc (--help shows every choice).
 
---resume RUN continues a run; --eval RUN judges it on the test set, with the weights that were best on the valid set.
+--resume RUN continues a run; --eval RUN judges it on the test set, with the weights that were best on the valid set;
+--eval RUN --inspect "..." draws what its memory looks back at in a sentence.
 """
 
+import dataclasses
 import json
 import sys
 import time
@@ -16,9 +18,10 @@ from engram.checkpoint import random_state, set_random_state
 from engram.command_line import ConfigError, torch_device
 from engram.optim import Diverged, check_finite, descend
 from engram.progress import Progress
-from engram.run import Run, RunError, StopRequest, fitting
+from engram.run import Run, RunError, fitting
+from engram.stop import StopRequest
 from engram.supervised.awd import activation_penalty
-from engram.supervised.config import Config, from_json, parse, to_json
+from engram.supervised.config import Config, from_json, parse, parse_inspection, to_json
 from engram.supervised.evaluate import check_vocabulary, evaluate, judge
 from engram.supervised.metrics import LOWER_IS_BETTER, task_loss
 from engram.supervised.model import (
@@ -50,6 +53,7 @@ class Training:
         self.evaluation_due = False
         self.window = defaultdict(list)  # metrics since the last line of metrics.jsonl
         self.best = None  # what the valid set said of the best weights so far, and they
+        task.train_batch(0, config.batch_size, config.seed)  # what cannot be had is said before there is a run folder
 
     def update(self) -> None:
         """Learn from the next batch."""
@@ -178,7 +182,15 @@ def train(config: Config, run: Run, training: Training, stop: StopRequest) -> in
 
 def main(argv: list[str]) -> int:
     try:
+        inspection, argv = parse_inspection(argv)
         config, resumed, judged = parse(argv)
+        if inspection is not None:
+            if judged is None:
+                raise ConfigError("--inspect looks into a trained model; add --eval RUN")
+            from engram.supervised.inspection import inspect  # what draws is not there for training
+
+            print(json.dumps(inspect(judged, *inspection)))
+            return 0
         if judged is not None:
             print(json.dumps(judge(judged)))
             return 0
@@ -186,11 +198,17 @@ def main(argv: list[str]) -> int:
             training = Training(config)
             run = Run.create(config.new_folder(), to_json(config))
         else:
-            run = Run.resume(resumed)
-            config = from_json(run.config)
+            run = Run.resume(resumed.folder)
+            config = dataclasses.replace(from_json(run.config), **resumed.changes)
             training = Training(config)
-            with fitting(resumed):
+            with fitting(resumed.folder):
                 training.load_state_dict(run.load_checkpoint()[1])
+            if "total_updates" in resumed.changes and config.total_updates <= training.updates:
+                raise ConfigError(
+                    f"--total-updates {config.total_updates}, but {run.folder} has had {training.updates} already"
+                )
+            if resumed.changes:
+                run.change(resumed.changes)
         with run, StopRequest() as stop:
             try:
                 for what, how in config.task.data().get("differs", {}).items():
@@ -199,7 +217,7 @@ def main(argv: list[str]) -> int:
                 return train(config, run, training, stop)
             except Diverged as error:
                 raise RunError(f"{error}; the last good checkpoint is {run.last_checkpoint}") from error
-    except (ConfigError, RunError, ValueError) as error:
+    except (ConfigError, RunError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -132,13 +132,13 @@ def test_the_lag_counts_the_updates_since_the_weights_that_played():
         soon(lambda: threaded._queue and threaded._playing_since == [None])
         old = {name: tensor.clone() for name, tensor in learner.policy.state_dict().items()}
         threaded.next_rollout(never)
-        soon(lambda: threaded._queue and threaded._playing_since == [None])  # both are by the weights so far
+        soon(lambda: threaded._queue and threaded._playing_since == [None])
         with torch.no_grad():
             for parameter in learner.policy.parameters():
                 parameter.add_(0.1)
         learner.updates += 7
         rollouts = [threaded.next_rollout(never) for _ in range(4)]
-    assert [lag for _, lag in rollouts] == [7, 7, 0, 0]
+    assert [lag for _, lag in rollouts] == [7, 0, 0, 0]
     for rollout, lag in rollouts:
         now = {name: tensor.clone() for name, tensor in learner.policy.state_dict().items()}
         learner.policy.load_state_dict(old if lag else now)

@@ -373,13 +373,25 @@ def test_picture_shows_view_key_in_hand_and_time():
     assert (envs.render()[0] != picture).any(2).nonzero()[1].max() == 14 * 16 // 2 - 1  # a bar at the bottom
 
 
+def test_the_largest_view_shows_the_largest_room_from_everywhere():
+    envs = make_vec("boxworld", 4, room=99, view=199, num_distractors=(0,), max_steps=400)
+    observation, _ = envs.reset(seed=0)
+    for toward in (0, 2, 1, 3):
+        for _ in range(100):
+            observation, *_ = envs.step(np.full(4, toward))
+        at = envs.members[["row", "column"]].tolist()
+        assert any(1 in place or 99 in place for place in at), "by a wall"
+        assert ((observation[:, :3] > 0).any(1).sum((1, 2)) == 99**2).all(), "walls are black"
+
+
 # --- options --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"room": 4}, "room must be an integer at least 5; got 4"),
+        ({"room": 4}, "room must be an integer in 5..99; got 4"),
+        ({"room": 100}, "room must be an integer in 5..99; got 100"),
         ({"room": 5, "solution_length": (3,)}, "room=5 is too small for levels of 8 boxes"),
         ({"solution_length": ()}, r"solution_length must be one or more integers; got \(\)"),
         ({"solution_length": 3}, "solution_length must be one or more integers; got 3"),
@@ -388,9 +400,10 @@ def test_picture_shows_view_key_in_hand_and_time():
         ({"distractor_length": 0}, "distractor_length must be an integer at least 1; got 0"),
         ({"num_colours": 27}, "num_colours must be an integer in 2..26; got 27"),
         ({"num_colours": 10}, "num_colours must be more than the 10 boxes of the largest level; got 10"),
-        ({"view": 4}, "view must be an odd integer at least 3, or 'full'; got 4"),
-        ({"view": 1}, "view must be an odd integer at least 3, or 'full'; got 1"),
-        ({"view": "whole"}, "view must be an odd integer at least 3, or 'full'; got 'whole'"),
+        ({"view": 4}, "view must be an odd integer in 3..199, or 'full'; got 4"),
+        ({"view": 1}, "view must be an odd integer in 3..199, or 'full'; got 1"),
+        ({"view": 201}, "view must be an odd integer in 3..199, or 'full'; got 201"),
+        ({"view": "whole"}, "view must be an odd integer in 3..199, or 'full'; got 'whole'"),
         ({"max_steps": 0}, "max_steps must be an integer at least 1; got 0"),
         ({"reward_gem": float("nan")}, "reward_gem must be a number.*; got nan"),
         ({"split": "dev"}, "split must be one of 'train', 'test', 'valid'; got 'dev'"),

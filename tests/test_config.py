@@ -78,13 +78,35 @@ def test_a_split_replaces_that_of_the_options_where_there_are_splits():
     assert cartpole.env.options() == cartpole.env.options("test") == {}
 
 
-def test_resume_stands_alone():
-    for argv in (["--resume", "runs/a"], ["--resume=runs/a"]):
-        assert parse(argv, envs.env_options, preset) == (None, "runs/a")
-    for extra in (["--seed", "1"], ["--env=graph-pomdp"], ["--core", "lstm"], ["--resume=runs/a"]):
-        for argv in (["--resume=runs/a", *extra], [*extra, "--resume", "runs/a"]):
-            with pytest.raises(ConfigError, match=r"--resume runs/a continues that run with its own config"):
-                parse(argv, envs.env_options, preset)
+@pytest.mark.parametrize("resume", ["--resume runs/a", "--resume=runs/a"])
+@pytest.mark.parametrize(
+    ("flags", "changes"),
+    [
+        ("", {}),
+        ("--total-steps 20_000", {"total_steps": 20_000}),
+        ("--device=cpu --total-steps=9", {"device": "cpu", "total_steps": 9}),
+    ],
+)
+def test_length_and_device_may_change_on_resume(resume, flags, changes):
+    for line in (f"{resume} {flags}", f"{flags} {resume}"):
+        assert parse(line.split(), envs.env_options, preset) == (None, ("runs/a", changes))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        *((flag, f"drop {flag}") for flag in ("--seed 1", "--core lstm", "--preset default", "extra", "--help")),
+        ("--env=graph-pomdp", "drop --env graph-pomdp"),
+        ("--total-steps 5 --optim.learning-rate 1e-3", "drop --optim.learning-rate 1e-3"),
+        ("--total-steps 5 --env maze --seed 1", "drop --env maze --seed 1"),
+    ],
+)
+def test_nothing_else_may(flags, said):
+    for line in (f"--resume=runs/a {flags}", f"{flags} --resume runs/a"):
+        with pytest.raises(ConfigError) as caught:
+            parse(line.split(), envs.env_options, preset)
+        what = "--resume runs/a continues that run with its own config, but for --total-steps and --device; "
+        assert str(caught.value) == what + said
 
 
 # Wrong choices and flags
@@ -96,6 +118,7 @@ def test_resume_stands_alone():
         ("--core fmw", "no core is called 'fmw', did you mean 'fwm'.*; choose from "),
         ("--agent a3c", "no agent is called 'a3c', did you mean 'a2c'.*; choose from a2c"),
         ("--core ?", r"no core is called '\?'; choose from"),
+        ("--core=", "no core is called ''; choose from"),
         ("--preset papers", "graph-pomdp with fwm has no preset 'papers'; choose from .*default.*paper"),
         ("--env CartPole-v1 --preset paper", "CartPole-v1 with fwm has no preset 'paper'; choose from default$"),
     ],
@@ -114,6 +137,7 @@ def test_an_unknown_choice_is_answered_with_the_choices(line, message):
         ("--sed 1", "--seed"),
         ("--core lstm --core.memory-size 8", "--core.memory-size"),
         ("--env CartPole-v1 --env.kwargs.num-states", "--env.kwargs.num-states needs a value"),
+        ("--env CartPole-v1 --env.kwargs.num-states --seed 3", "--env.kwargs.num-states needs a value"),
         ("--seed first", "--seed"),
         ("--env.kwargs.split trial", "'train', 'test', 'valid'"),
         ("--agent.returns all", "n-step"),
@@ -124,7 +148,9 @@ def test_an_unknown_choice_is_answered_with_the_choices(line, message):
         ("--log-interval 0", "--log-interval"),
         ("--env.num-envs 0", "--env.num-envs"),
         ("--seed -1", "--seed"),
-        (f"--seed {2**32}", "--seed"),
+        (f"--seed {2**31}", "--seed"),
+        ("--optim.epsilon -1", "epsilon=-1.0, but it must be at least 0 (--optim.epsilon)"),
+        ("--policy.reward-clip 0", "--policy.reward-clip"),
         ("--core.memory-size 0", "memory_size=0"),
         ("--agent.discount 99", "--agent.discount"),
         ("--optim.max-grad-norm 0", "--optim.max-grad-norm"),
@@ -132,6 +158,8 @@ def test_an_unknown_choice_is_answered_with_the_choices(line, message):
         ("--env.kwargs.split test", "held out"),
         ("--learning-rate 1 --nope", "--nope"),
         ("--resume", "--resume"),
+        ("--resume runs/a --total-steps many", "--total-steps: invalid int value: 'many'"),
+        ("--resume runs/a --device", "--device: expected one argument"),
     ],
 )
 def test_a_wrong_flag_or_value_is_named_in_one_line(line, said, capsys):
@@ -177,6 +205,11 @@ def test_a_config_of_another_version_is_one_line(change, message):
     with pytest.raises(ConfigError, match=f"config.json is of another version: .*{message}") as caught:
         from_json(saved() | change)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_of_the_other_program_is_told_apart():
+    with pytest.raises(ConfigError, match=r"^this is a run of engram\.supervised\.train"):
+        from_json({"task_name": "copy"})
 
 
 def test_a_config_without_a_part_is_one_line():

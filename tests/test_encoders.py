@@ -1,9 +1,13 @@
 """Encoders: which one a space gets, what it reads of an observation, and the networks of the papers."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple, flatten
+from gymnasium.wrappers.utils import RunningMeanStd
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.torch_layers import NatureCNN
@@ -15,6 +19,7 @@ from engram.policies.encoders import (
     FlatEncoder,
     ImpalaEncoder,
     NatureEncoder,
+    NormalizedEncoder,
     OneHotEncoder,
     Pixels,
     make_encoder,
@@ -36,6 +41,77 @@ def batch(space, size=3, seed=0):
 
 def size(encoder):
     return sum(parameter.numel() for parameter in encoder.parameters())
+
+
+# Statistics
+
+
+def alone(sums):
+    """`total` of a single process."""
+    return sums
+
+
+@given(cuts=st.lists(st.integers(1, 99), max_size=4), offset=st.sampled_from([0, -3, 1e5]), seed=st.integers(0, 99))
+def test_statistics_are_of_all_that_was_observed(cuts, offset, seed):
+    """However it is cut, as far as float32 tells the values apart."""
+    observed = (offset + np.random.default_rng(seed).normal(size=(100, 3)) * [1, 10, 0]).astype(np.float32)
+    encoder, running = make_encoder(Box(-1, 1, (3,)), normalize=True), RunningMeanStd(epsilon=0, shape=(3,))
+    for part in np.split(observed, sorted(set(cuts))):
+        encoder.observe(torch.as_tensor(part), alone)
+        running.update(part.astype(np.float64))
+    assert encoder.count == 100
+    for found, expected in (encoder.mean, running.mean), (encoder.variance, running.var):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(encoder.mean, observed.mean(0, dtype=np.float64))
+    features = encoder(torch.as_tensor(observed))
+    expected = (observed.astype(np.float64) - running.mean) / np.sqrt(running.var + 1e-8)
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
+    assert (features[:, 2] == 0).all(), "what never changes"
+    assert encoder(torch.full((1, 3), 1e9)).tolist() == [[10, 10, 10]]
+
+
+def test_features_are_as_they_are_before_anything_is_observed():
+    observation = batch(Box(-1, 1, (3,)))
+    assert_close(make_encoder(Box(-1, 1, (3,)), normalize=True)(observation), observation)
+
+
+def test_statistics_of_several_processes_are_of_what_all_observed():
+    parts, sums, all_there = torch.randn(10, 3).split([4, 6]), {}, threading.Barrier(2)
+    encoders = [make_encoder(Box(-1, 1, (3,)), normalize=True) for _ in parts]
+
+    def total(own):
+        sums[threading.get_ident()] = own
+        all_there.wait()
+        of_all = sum(sums.values())
+        all_there.wait()
+        return of_all
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda encoder, part: encoder.observe(part, total), encoders, parts))
+    for encoder in encoders:
+        assert encoder.count == 10
+        assert_close(encoder.mean, torch.cat(parts).double().mean(0))
+        assert_close(encoder.variance, torch.cat(parts).double().var(0, correction=0))
+
+
+def test_only_vectors_of_floats_are_normalised():
+    space = Dict(
+        speed=Box(-9, 9, (2,)), goal=Discrete(3), bytes=Box(0, 255, (4,), np.uint8), image=image_space(5, 5, 3)
+    )
+    encoder = make_encoder(space, normalize=True)
+    kinds = {key: type(part) for key, part in zip(encoder.keys, encoder.parts, strict=True)}
+    assert kinds == {"speed": NormalizedEncoder, "goal": OneHotEncoder, "bytes": FlatEncoder, "image": BoxEncoder}
+    observation = batch(space, 50)
+    encoder.observe(observation, alone)
+    features = dict(
+        zip(encoder.keys, encoder(observation).split([p.output_size for p in encoder.parts], 1), strict=True)
+    )
+    assert_close(features["speed"].mean(0), torch.zeros(2), atol=1e-6, rtol=0)
+    assert_close(features["speed"].std(0, correction=0), torch.ones(2))
+    plain = make_encoder(space)
+    plain.load_state_dict({name: value for name, value in encoder.state_dict().items() if name in plain.state_dict()})
+    for key, part in zip(plain.keys, plain.parts, strict=True):
+        assert key == "speed" or torch.equal(features[key], part(observation[key]))
 
 
 # Vectors, numbers and names

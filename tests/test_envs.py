@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-from engram.envs import COMMON_OPTIONS, ENVS, env_options, make_vec, reference_policies, vector_class
+from engram.envs import COMMON_OPTIONS, ENVS, env_options, make_vec, num_levels, reference_policies, vector_class
 
 N = 5
 STEPS = 300  # some episode ends within them
@@ -272,6 +272,19 @@ def test_options_are_typed_and_documented(name):
     documentation = vector_class(name).__doc__
     for option in ("num_envs", *env_options(name), *COMMON_OPTIONS):
         assert f"        {option}: " in documentation, option
+
+
+def test_levels_are_counted(name):
+    options = env_options(name)
+    if "num_levels" in options:
+        assert num_levels(name, {"num_levels": 7, "split": "test"}) == 7
+        assert num_levels(name, {"num_levels": None}) == np.inf
+    else:
+        assert num_levels(name, {}) == (41 if name == "maze" else None)
+
+
+def test_no_levels_elsewhere():
+    assert num_levels("CartPole-v1", {}) is None
 
 
 def test_reference_policies_play(name):

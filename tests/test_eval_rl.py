@@ -6,14 +6,18 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
 
 import eval_rl
 import train_rl
 from engram import envs
 from engram.agents.evaluate import ReferenceActor, evaluate
+from engram.envs import references
+from engram.run import load_checkpoint
 
 ROOT = Path(eval_rl.__file__).parent
 LEVELS = 12
@@ -184,6 +188,101 @@ def test_the_status_of_the_process(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == f"error: there is no run folder {tmp_path}/nowhere\n"
+
+
+def test_goals_of_a_maze_are_played_equally_often(tmp_path, scores, monkeypatch):
+    folder, played = str(tmp_path / "run"), []
+    flags = f"--env maze {CORES['lstm']} {SMALL} --env.kwargs.episode-length 8 --folder {folder}"
+    assert train_rl.main(flags.split()) == 0
+
+    def watched(actor, played_in, *args):
+        goals = []
+
+        def act(inputs):
+            goals.extend(played_in.unwrapped.members["goal"][inputs.episode_starts.numpy()].tolist())
+            return actor(inputs)
+
+        result = evaluate(act, played_in, *args)
+        played.append(goals)
+        return result
+
+    monkeypatch.setattr(eval_rl, "evaluate", watched)
+    assert {row["episodes"] for row in scores(folder)[0]} == {41}, "at least the 5 of --eval-episodes"
+    assert {row["episodes"] for row in scores(folder, "--episodes", 82)[0]} == {82}
+    for goals in played[: len(played) // 2]:
+        assert sorted(goals) == list(range(41))
+    for goals in played[len(played) // 2 :]:
+        assert sorted(goals) == sorted([*range(41), *range(41)])
+
+
+def test_a_column_for_each_split_has_its_own_levels(tmp_path, scores):
+    folder = str(tmp_path / "run")
+    maze = "--env maze --env.kwargs.size 5 --env.kwargs.split train --env.kwargs.episode-length 8"
+    assert train_rl.main(f"{maze} {CORES['lstm']} {SMALL} --folder {folder}".split()) == 0
+    rows, shown = scores(folder)
+    assert {row["split"]: row["episodes"] for row in rows} == {"train": 5, "test": 6}, "of 5 goals, and of 2"
+    assert "5 or 6 episodes" in " ".join(shown.split())
+
+
+def test_a_reference_is_there_only_while_it_plays(runs, scores, monkeypatch):
+    alive, references = set(), envs.reference_policies("graph-pomdp")
+
+    def counted(name):
+        def make(played, seed):
+            assert not alive
+            alive.add(name)
+            policy = references[name](played, seed)
+            weakref.finalize(policy, alive.discard, name)
+            return policy
+
+        return make
+
+    monkeypatch.setattr(envs, "reference_policies", lambda name: {name: counted(name) for name in references})
+    rows, _ = scores(runs["lstm"])
+    assert [row["policy"] for row in rows] == 2 * ["agent", *references]
+    assert not alive
+
+
+def test_a_reference_that_cannot_be_had_is_left_out(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(references, "MAX_PLAN_BYTES", 1000)
+    assert eval_rl.main([runs["lstm"], "--split", "test", "--json", str(tmp_path / "scores.json")]) == 0
+    policies = [row["policy"] for row in json.loads((tmp_path / "scores.json").read_text())]
+    assert policies == ["agent", "random", "explorer", "greedy"]
+    shown, errors = capsys.readouterr()
+    assert "oracle" not in shown
+    assert re.fullmatch(rf"warning: {runs['lstm']} is not compared with the oracle: a plan of 12 x [^\n]+\n", errors)
+
+
+def test_the_device(runs, scores, capsys):
+    assert scores(runs["fwm"], "--device", "cpu")[0][0]["mean"] == scores(runs["fwm"])[0][0]["mean"]
+    assert eval_rl.main([runs["fwm"], "--device", "gpu"]) == 2
+    assert "there is no --device gpu; choose auto, cpu, cuda or cuda:N" in error_line(capsys)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", [*CORES, "cartpole"])
+def test_scores_are_those_of_any_device(runs, scores, name):
+    """Random numbers are the same; rounding tips an action now and then."""
+    rows, _ = scores(runs[name], "--device", "cuda", "--episodes", 60)
+    others, _ = scores(runs[name], "--device", "cpu", "--episodes", 60)
+    for row, other in zip(rows, others, strict=True):
+        assert row["mean"] == pytest.approx(other["mean"], rel=0.02)
+
+
+def test_statistics_of_observations_are_those_of_training(tmp_path, scores):
+    folder = str(tmp_path / "run")
+    line = f"--env CartPole-v1 {CORES['lstm']} {SMALL} --policy.normalize-observation --folder {folder}"
+    assert train_rl.main(line.split()) == 0
+    before = snapshot(folder)
+    state = load_checkpoint(folder)[1]["learner"]["policy"]
+    judged = eval_rl.Judged.load(folder, "test")
+    policy = judged.policy(envs.make_vec("CartPole-v1", 1))
+    assert policy.encoder.count == state["encoder.count"] >= 300
+    assert torch.equal(policy.encoder.mean, state["encoder.mean"])
+    assert (policy.encoder.variance != 1).all()
+    assert scores(folder)[0] == scores(folder)[0]
+    assert snapshot(folder) == before
 
 
 def test_levels_without_end_are_judged_on_the_first_of_them(tmp_path, scores):

@@ -1,12 +1,14 @@
 """Evaluations: a fixed number of episodes of each member, the same ones for every policy."""
 
+import math
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from engram.agents.evaluate import FIRST_SEED, PolicyActor, ReferenceActor, Score, evaluate
+from engram.agents.evaluate import FIRST_SEED, MAX_MEMBERS, PolicyActor, ReferenceActor, Score, evaluate, members
 from engram.envs import make_vec, reference_policies
 from engram.policies import Inputs, core_config, make_policy
 
@@ -42,6 +44,21 @@ def graphs(num_envs=6, **options):
 def a_policy(envs, core="lstm"):
     torch.manual_seed(0)
     return make_policy(core_config(core), envs, last_action=True, last_reward=True)
+
+
+@pytest.mark.parametrize(
+    ("episodes", "num_levels", "num_envs", "expected"),
+    [
+        (600, 600, 64, 600),
+        (410, 41, 128, 128),
+        (100, 41, 128, 100),
+        (100, None, 8, 8),
+        (100, math.inf, 8, 100),
+        (5000, math.inf, 8, MAX_MEMBERS),
+    ],
+)
+def test_members_are_one_for_each_level_or_as_many_as_in_training(episodes, num_levels, num_envs, expected):
+    assert members(episodes, num_levels, num_envs) == expected
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from engram.envs import make_vec
 from engram.envs.graph_generators import generate_graphs, graph_hash, graph_table, is_primitive
-from engram.envs.graph_pomdp import observe
+from engram.envs.graph_rules import observe
 
 GOLDEN = Path(__file__).parent / "golden" / "env_metarl__A.npz"
 RING = np.array([[1, 2, -1], [2, 3, -1], [3, 4, -1], [4, 0, -1], [0, 1, -1]], np.int8)  # action 2 is invalid

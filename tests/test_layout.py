@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-SHARED = {"checkpoint", "command_line", "flags", "optim", "progress", "ranks", "run"}
+SHARED = {"checkpoint", "command_line", "flags", "optim", "progress", "ranks", "run", "stop"}
 MAY_IMPORT = {  # folder: libraries, parts of engram
     "engram": ({"PIL", "numpy", "plotly", "rich", "torch", "tyro"}, {"envs", "report", *SHARED}),
     "envs": ({"envpool", "gymnasium", "numba", "numpy"}, {"envs"}),
@@ -20,7 +20,7 @@ MAY_IMPORT = {  # folder: libraries, parts of engram
         {"numpy", "ray", "sb3_contrib", "stable_baselines3", "torch", "tyro"},
         {"agents", "policies", *SHARED},
     ),
-    "supervised": ({"numba", "numpy", "torch", "tyro"}, {"envs", "policies", "supervised", *SHARED}),
+    "supervised": ({"numba", "numpy", "torch", "tyro"}, {"envs", "policies", "report", "supervised", *SHARED}),
 }
 
 

@@ -16,7 +16,7 @@ from engram.agents.rollout import Rollout
 from engram.optim import Diverged, OptimConfig
 from engram.policies import LSTM, Inputs, Policy
 from engram.policies.actions import Categorical
-from engram.policies.encoders import FlatEncoder
+from engram.policies.encoders import FlatEncoder, NormalizedEncoder
 
 T, B, D, A = 7, 8, 3, 5
 
@@ -289,6 +289,26 @@ def test_each_minibatch_is_an_update():
         assert value.item() == pytest.approx(np.mean([part[name].item() for part in each])), name
     for p, q in zip(policies[0].parameters(), policies[1].parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+def test_observations_are_normalised_by_statistics_of_the_rollouts_before():
+    policies = make_policy(), make_policy()
+    policies[0].encoder = NormalizedEncoder(policies[0].encoder)
+    plain, normalizing = (Learner(policy, A2C(), OptimConfig(), minibatches=2) for policy in reversed(policies))
+    rollouts = [make_rollout(policies[1], seed) for seed in range(2)]
+    first = [learner.update(rollouts[0])["loss"].item() for learner in (plain, normalizing)]
+    assert first[0] == pytest.approx(first[1]), "there were none"
+    seen = rollouts[0].inputs.observation[:-1].flatten(0, 1)  # the last ones come again as the first of the next
+    encoder = policies[0].encoder
+    assert encoder.count == len(seen) == T * B
+    torch.testing.assert_close(encoder.mean, seen.mean(0))
+    torch.testing.assert_close(encoder.variance, seen.var(0, correction=0))
+    inputs = rollouts[1].inputs
+    expected = inputs._replace(observation=(inputs.observation - seen.mean(0)) / seen.std(0, correction=0))
+    policies[1].load_state_dict(policies[0].state_dict(), strict=False)
+    other, _ = A2C().loss(policies[1], rollouts[1]._replace(inputs=expected))
+    loss, _ = A2C().loss(policies[0], rollouts[1])
+    assert loss.item() == pytest.approx(other.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engram.envs import make_vec
-from engram.envs.maze import observe
+from engram.envs.maze_rules import observe
 
 GOLDEN = Path(__file__).parent / "golden"
 UP, DOWN, LEFT, RIGHT = range(4)

@@ -8,8 +8,10 @@ import pytest
 
 from engram.envs import make_vec, reference_policies
 from engram.envs.maze_references import MazeExplorer, MazeOracle
+from engram.envs.references import PlanTooLarge
 
 SETTINGS = {"2018": {}, "2019": {"rules": "2019"}, "2019, 13 x 13": {"rules": "2019", "size": 13}}
+CENTRE = 20  # number of the cell
 NUM_GOALS = {"2018": 41, "2019": 40, "2019, 13 x 13": 96}
 
 
@@ -70,20 +72,29 @@ def test_mean_return(name, setting, episodes, expected, error):
     assert sample.mean() == pytest.approx(expected, abs=3 * np.hypot(standard_error, error))
 
 
+def values_by_goal(num_goals, **options):
+    """The oracle's values [goal, cell]."""
+    envs = make_vec("maze", num_goals, **options)
+    observation, _ = envs.reset(seed=0, options={"level_ids": np.arange(num_goals)})
+    oracle = MazeOracle(envs, seed=0)
+    oracle(observation, np.ones(num_goals, bool))
+    return oracle.values
+
+
 @pytest.mark.parametrize(
     ("setting", "mean", "low", "high"), [("2018", 533.4, 411.9, 670.1), ("2019", 416.2, None, None)]
 )
 def test_values_of_the_oracle(setting, mean, low, high):
-    envs = make_vec("maze", 500, **SETTINGS[setting])
-    values = MazeOracle(envs, seed=0).values[np.unique(envs.reset(seed=0)[1]["goal"]), envs.maze.start]
+    values = values_by_goal(NUM_GOALS[setting], **SETTINGS[setting])[:, CENTRE]
     assert values.mean() == pytest.approx(mean, abs=0.05)
     assert low is None or [values.min(), values.max()] == pytest.approx([low, high], abs=0.05)
 
 
 @pytest.mark.parametrize("rules", ["2018", "2019"])
 def test_values_are_those_of_a_plain_recursion(rules):
-    envs = make_vec("maze", 1, size=5, rules=rules, episode_length=7, wall_penalty=0.5)
-    ways = envs.maze.successors.tolist()
+    options = {"size": 5, "rules": rules, "episode_length": 7, "wall_penalty": 0.5}
+    ways = make_vec("maze", 1, **options).maze.successors.tolist()
+    goals = [goal for goal in range(9) if rules == "2018" or goal != 4]
 
     @cache
     def value(goal, cell, left):
@@ -99,8 +110,28 @@ def test_values_are_those_of_a_plain_recursion(rules):
                 options.append(value(goal, target, left - 1) - penalty)
         return max(options)
 
-    expected = [[value(goal, cell, 7) for cell in range(9)] for goal in range(9)]
-    np.testing.assert_allclose(MazeOracle(envs, seed=0).values, expected)
+    expected = [[value(goal, cell, 7) for cell in range(9)] for goal in goals]
+    np.testing.assert_allclose(values_by_goal(len(goals), **options), expected)
+
+
+def test_the_oracle_plans_for_the_goals_that_are_played():
+    """In a maze where those for all goals together, with the steps of whole episodes, would take 12 GiB."""
+    envs = make_vec("maze", 3, size=99, episode_length=5)
+    oracle = MazeOracle(envs, seed=0)
+    assert oracle._best.nbytes == 3 * 6 * len(envs.maze.cells)
+    for seed in (0, 1):
+        observation, info = envs.reset(seed=seed)
+        oracle(observation, np.ones(3, bool))
+        for values, goal in zip(oracle.values, info["goal"], strict=True):
+            assert goal in envs.maze.successors[values.argmax()], "one step away is worth most"
+
+
+@pytest.mark.parametrize("env", ["maze", "graph-pomdp"])
+def test_a_plan_that_is_too_large_is_one_line(env):
+    envs = make_vec(env, 1000, episode_length=10**6)
+    sizes = "1000 x 1000001 x 41" if env == "maze" else "1000 x 1000001 x 5 x 5 x 6"
+    with pytest.raises(PlanTooLarge, match=f"^a plan of {sizes} actions takes [0-9.]+ GiB, more than 2.0$"):
+        reference_policies(env)["oracle"](envs, seed=0)
 
 
 @pytest.mark.parametrize("rules", ["2018", "2019"])

@@ -501,8 +501,8 @@ def test_mean_return(name, num_envs, episodes, mode, expected, error):
     ("options", "message"),
     [
         ({"mode": "easy"}, "mode must be one of 'regular', 'avoid', 'hunt', 'ambush', 'rush'; got 'easy'"),
-        ({"view": 4}, "view must be an odd integer at least 3, or 'full'; got 4"),
-        ({"view": None}, "view must be an odd integer at least 3, or 'full'; got None"),
+        ({"view": 4}, "view must be an odd integer in 3..199, or 'full'; got 4"),
+        ({"view": None}, "view must be an odd integer in 3..199, or 'full'; got None"),
         ({"obs_format": "grey"}, "obs_format must be one of 'rgb', 'planes'; got 'grey'"),
         ({"frame_cap": 0}, "frame_cap must be an integer at least 1; got 0"),
         ({"num_pills": 0}, "num_pills must be an integer in 1..15; got 0"),

@@ -19,7 +19,8 @@ ROOT = Path(train_rl.__file__).parent
 LINE = (
     "--env graph-pomdp --env.kwargs.episode-length 7 --core lstm --core.hidden-size 8 --env.num-envs {n}"
     " --agent {agent} --unroll-length 9 --minibatches 1 --log-interval 2 --eval-interval 200 --eval-episodes 4"
-    " --total-steps 400 --save-minutes 100 --optim.max-grad-norm 0.5 --folder {folder}"
+    " --total-steps 400 --save-minutes 100 --optim.max-grad-norm 0.5 --policy.normalize-observation"
+    " --folder {folder}"
 )
 PROGRAM = """
 import json, os, signal, sys

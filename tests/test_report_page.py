@@ -24,6 +24,8 @@ from PIL import Image
 import eval_rl
 import train_rl
 from engram import checkpoint
+from engram.supervised import train as train_supervised
+from engram.supervised.tasks import AssociativeRetrieval
 
 EXECUTABLE = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -91,12 +93,13 @@ class Chromium:
         return message
 
     def open(self, path):
-        """Load a file, to the end of its scripts."""
+        """Load a report, until all of it is drawn."""
         self.events.clear()
         self.call("Page.navigate", url=Path(path).resolve().as_uri())
         deadline = time.monotonic() + self.timeout
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._message(deadline)
+        self.run("new Promise((done) => (function look() { waiting.length ? setTimeout(look) : done(); })())")
 
     def run(self, expression):
         """The value of a JavaScript expression, as JSON carries it; a promise is waited for."""
@@ -535,6 +538,132 @@ def test_a_planted_association_is_the_bright_cell(browser, folder, tmp_path):
     assert browser.complaints == []
 
 
+# --- a sentence -----------------------------------------------------------------------------------------------------
+
+WORDS = "c 9 k 8 j 3 ? ? k"
+RECALL = "--task associative-retrieval --task.num-pairs 4 --batch-size 4 --total-updates 2 --eval-interval 2"
+
+
+def inspected(folder, chosen, page, capsys):
+    """Draws a page; returns what is printed beside it."""
+    capsys.readouterr()
+    argv = ["--eval", str(folder), "--inspect", chosen, "--report", str(page)]
+    assert train_supervised.main(argv) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def few_valid(monkeypatch):
+    monkeypatch.setattr(AssociativeRetrieval, "valid_size", 8)
+
+
+@pytest.fixture
+def recalling(tmp_path, few_valid):
+    """An FWM made by hand, whose keys and queries are the token it reads: each token reads where it was before."""
+    run, size = tmp_path / "planted", 37
+    flags = f"{RECALL} --core fwm --core.hidden-size {size} --core.memory-size {size} --core.num-reads 2"
+    assert train_supervised.main([*flags.split(), "--model.embedding-size", str(size), "--folder", str(run)]) == 0
+    path = max((run / "checkpoints").glob("*.pt"))
+    content = checkpoint.load(path)
+    weights = content["state"]["model"]
+    for name, value in weights.items():
+        if name.startswith("core."):
+            value.zero_()
+    one = torch.eye(size)
+    weights["encoder.weight"].copy_(one)
+    weights["core.lstm.weight_ih"][2 * size : 3 * size] = 9 * one
+    gates = weights["core.lstm.bias_ih"]
+    gates[:size], gates[size : 2 * size], gates[3 * size :] = 9, -9, 9
+    weights["core.write.weight"][: 2 * size] = 4 * torch.cat([one, one])
+    weights["core.read.weight"][: 2 * size] = 4 * torch.cat([one, one])
+    content["state"]["best"] = None
+    checkpoint.save(path, content)
+    return run
+
+
+def test_a_word_finds_the_step_where_it_was(browser, recalling, tmp_path, capsys):
+    """The planted association: in the row of the word asked for, the bright cells are that word's."""
+    printed = inspected(recalling, WORDS, tmp_path / "page.html", capsys)
+    browser.size(1200, 900)
+    browser.media()
+    browser.open(tmp_path / "page.html")
+    assert (browser.complaints, len(browser.requests)) == ([], 1)
+    words = WORDS.split()
+    assert printed["words"] == words
+    charts = browser.run("[...document.querySelectorAll('.js-plotly-plot')].map((node) => node.dataset.chart)")
+    assert charts == ["map", "row", "traces", "curves associative-retrieval"]
+    choose(browser, 0, ".two .controls")  # the first read
+    for axis in ("xaxis", "yaxis"):
+        assert chart(browser, "map", f"node.layout.{axis}.ticktext") == words
+        assert chart(browser, "map", f"node.layout.{axis}.tickvals") == list(range(len(words)))
+        assert chart(browser, "map", f"node.layout.{axis}.title.text").startswith("word at which memory")
+    cells = np.array(chart(browser, "map", "node.data[0].z"))
+    for t, word in enumerate(words):
+        same = [s for s in range(t + 1) if words[s] == word]
+        assert np.flatnonzero(cells[t] > 0.9 * cells.max()).tolist() == same, f"step {t}"
+        go(browser, t)
+        shown = browser.run("[...document.querySelectorAll('.word')].map((word) => ({...word.dataset}))")
+        assert [float(word["weight"]) for word in shown] == pytest.approx(cells[t])
+        coloured = browser.run("[...document.querySelectorAll('.word')].map((word) => word.style.background !== '')")
+        assert np.flatnonzero(coloured).tolist() == same
+        assert browser.run("document.querySelector('.word.now').dataset.word") == str(t)
+        told = browser.run("[...document.querySelectorAll('#said li')].map((line) => line.textContent.trim())")
+        assert told[0] == f"Step {t} reads “{word}”."
+        assert {line.split(":")[0] for line in told if line.startswith("step ")} <= {f"step {s} ({word})" for s in same}
+    browser.run("document.querySelector('[data-word=\"2\"]').click()")
+    browser.settle()
+    assert browser.run("document.querySelector('#walk input').value") == "2"
+
+
+def test_the_answers_are_those_of_the_json(browser, recalling, tmp_path, capsys):
+    printed = inspected(recalling, "5", tmp_path / "page.html", capsys)
+    browser.size(1200, 900)
+    browser.open(tmp_path / "page.html")
+    (memory,) = browser.run("data.memories")
+    shared = printed.keys() - {"page"}
+    assert {name: memory[name] for name in shared} == {name: printed[name] for name in shared}
+    (answer,) = printed["answers"]
+    said = browser.run("document.getElementById('said').innerText")
+    assert f"It answers “{answer['said']}”" in said
+    lines = saved(browser, "steps")
+    assert [line["word"] for line in lines] == printed["words"]
+    asked = lines.pop(answer["step"])
+    assert (asked["answer"], asked["right answer"]) == (answer["said"], answer["right"])
+    assert float(asked["probability"]) == answer["probability"]
+    assert float(asked["its probability"]) == answer["right_probability"]
+    assert all(line["answer"] == line["probability"] == "" for line in lines)
+    bars = chart(browser, "traces", "node.data[0].y")
+    assert bars == [None] * answer["step"] + [answer["right_probability"]]
+    shown = browser.run("document.querySelector('.answer').textContent")
+    assert shown == f" → {answer['said']} {'✓' if answer['said'] == answer['right'] else '✗'}"
+    for width in (390, 1200):
+        browser.size(width, 800, mobile=width < 500)
+        browser.settle()
+        browser.settle()
+        assert browser.run("document.documentElement.scrollWidth") <= width
+    assert (browser.complaints, len(browser.requests)) == ([], 1)
+
+
+@pytest.mark.parametrize("core", ["mlp", "rmc"])
+def test_a_sentence_of_a_core_that_looks_at_no_past(core, browser, few_valid, tmp_path, capsys):
+    run = tmp_path / core
+    assert train_supervised.main([*RECALL.split(), "--core", core, "--folder", str(run)]) == 0
+    (run / "metrics.jsonl").unlink()
+    inspected(run, WORDS, tmp_path / "page.html", capsys)
+    browser.size(1200, 900)
+    browser.open(tmp_path / "page.html")
+    assert (browser.complaints, len(browser.requests)) == ([], 1)
+    said = browser.run("[...document.querySelectorAll('.missing')].map((node) => node.textContent)")
+    assert any("no learning curve" in line for line in said)
+    assert any("MLP has no maps" in line for line in said) == (core == "mlp")
+    charts = browser.run("[...document.querySelectorAll('.js-plotly-plot')].map((node) => node.dataset.chart)")
+    assert charts == (["traces"] if core == "mlp" else ["map", "row", "traces"])
+    go(browser, 3)
+    assert browser.run("document.querySelector('.word.now').textContent") == "8"
+    if core == "rmc":
+        assert chart(browser, "map", "node.layout.yaxis.ticktext") == WORDS.split()
+
+
 # --- what is missing, what cannot be written ------------------------------------------------------------------------
 
 
@@ -553,7 +682,7 @@ def test_a_report_of_what_there_is(browser, folder, tmp_path, capsys):
     charts = browser.run("[...document.querySelectorAll('.js-plotly-plot')].map((node) => node.dataset.chart)")
     assert charts[:4] == ["curves CartPole-v1", "curves graph-pomdp", "returns CartPole-v1", "returns graph-pomdp"]
     said = browser.run("[...document.querySelectorAll('.missing')].map((node) => node.textContent)")
-    assert f"{silent} has no metrics.jsonl, so no learning curve" in said
+    assert f"no learning curve: {silent} has no metrics.jsonl" in said
     assert f"{lost} has no usable checkpoint: none was saved" in said
     assert browser.run("[...document.querySelectorAll('#memory option, #memory input[type=radio]')].length") >= 2
 

@@ -17,7 +17,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from engram.run import Run, RunError, StopRequest, load_checkpoint, read_config
+from engram.run import Run, RunError, load_checkpoint, read_config
+from engram.stop import StopRequest
 
 STATE = {"weights": torch.arange(5000.0)}
 
@@ -298,7 +299,8 @@ def test_in_another_thread_nothing_is_requested():
 
 STOPPED = """
 import itertools, sys, time
-from engram.run import Run, StopRequest
+from engram.run import Run
+from engram.stop import StopRequest
 
 with Run.create(sys.argv[1], {}) as run, StopRequest() as stop:
     print("ready", flush=True)

@@ -17,7 +17,7 @@ from engram.supervised.awd import (
     word_dropout,
 )
 from engram.supervised.config import make_config
-from engram.supervised.evaluate import Tempered, best_temperature, check_vocabulary, evaluate
+from engram.supervised.evaluate import best_temperature, check_vocabulary, evaluate
 from engram.supervised.metrics import task_loss
 from engram.supervised.model import ModelConfig, SequenceModel, map_state, pack_state, to_tensors, unpack_state
 from engram.supervised.tasks import CatBabi, LanguageModelling, Tokens
@@ -313,7 +313,7 @@ def test_sizes_of_the_papers_models():
 
 
 def test_weights_cannot_be_tied_to_other_sizes():
-    with pytest.raises(ValueError, match=r"tied=True, but it must be False: .*embedded in 6 units.*said from 8"):
+    with pytest.raises(ValueError, match=r"tied=True, but it must be False: .*inputs have 6 units.*outputs 8"):
         make_model(LM, config=ModelConfig(6, tied=True))
 
 
@@ -380,8 +380,9 @@ def test_when_averaging_starts():
     patient = AWDConfig(average_patience=2)
     assert not patient.average_due(9, [5.0, 4.0])
     assert not patient.average_due(9, [5.0, 4.0, 4.5])
-    assert patient.average_due(9, [4.0, 5.0, 4.5])
-    assert not patient.average_due(9, [4.0, 5.0, 3.5])
+    assert not patient.average_due(9, [4.0, 5.0, 4.5]), "of the two before, none is older than two evaluations"
+    assert patient.average_due(9, [4.0, 5.0, 5.0, 4.5])
+    assert not patient.average_due(9, [4.0, 5.0, 5.0, 3.5])
     assert not AWDConfig().average_due(9, [1.0, 2.0, 3.0])
     assert [AWDConfig(average_start=5).average_due(updates, [1.0]) for updates in (4, 5)] == [False, True]
 
@@ -416,10 +417,11 @@ def test_the_temperature_with_the_lowest_loss():
     with torch.no_grad():
         model.head[-1].weight.mul_(40)
     temperature = best_temperature(model, FIXED, 4)
-    losses = {t: evaluate(Tempered(model, t), FIXED, "valid", 4).loss for t in (0.8, temperature, 1.3)}
+    losses = {}
+    for model.temperature in (0.8, 1.0, temperature, 1.3):
+        losses[model.temperature] = evaluate(model, FIXED, "valid", 4).loss
     assert temperature > 1
     assert min(losses.values()) == losses[temperature]
-    assert evaluate(Tempered(model, 1.0), FIXED, "valid", 4).loss == evaluate(model, FIXED, "valid", 4).loss
 
 
 @pytest.mark.parametrize(

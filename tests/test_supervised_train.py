@@ -125,10 +125,11 @@ def test_every_task_trains_and_is_judged(task, capsys):
     (line,) = capsys.readouterr().out.splitlines()
     report = json.loads(line)
     assert (report["task"], report["core"], report["data"], report["seed"]) == (task, "lstm", "generated", 0)
-    assert (report["updates"], report["examples_seen"]) == (12, 48)
+    assert report["updates"] == 12
     config = from_json(json.loads(Path("run/config.json").read_text()))
     batches = list(config.task.batches("test", 4))
-    assert report["test_examples"] == sum(len(batch.lengths) for batch in batches)
+    if not isinstance(config.task, Stream):
+        assert (report["examples_seen"], report["test_examples"]) == (48, sum(len(batch.lengths) for batch in batches))
     assert report["test_steps"] == sum(
         batch.mask.sum() if batch.part is None else (batch.part >= 0).sum() for batch in batches
     )
@@ -183,6 +184,20 @@ def test_a_run_that_is_stopped_and_resumed_is_the_same_run(line, updates, capsys
     assert "done; judge it with: python -m engram.supervised.train --eval cut\n" in capsys.readouterr().out
     assert metrics("whole") == metrics("cut")
     assert_same(state("whole"), state("cut"))
+
+
+def test_a_run_that_is_made_longer_is_the_longer_run(capsys):
+    """Where the learning rate is constant, and evaluations fall on the same updates."""
+    line = f"{LSTM} --optim.schedule constant --eval-interval 3"
+    assert start(f"{line} --total-updates 12", "long") == 0
+    assert start(f"{line} --total-updates 6", "short") == 0
+    config = json.loads(Path("short/config.json").read_text())
+    assert program.main(["--resume", "short", "--total-updates", "12", "--device", "cpu"]) == 0
+    assert json.loads(Path("short/config.json").read_text()) == config | {"total_updates": 12, "device": "cpu"}
+    assert_same(state("long"), state("short"))
+    capsys.readouterr()
+    assert program.main(["--resume", "short", "--total-updates", "12"]) == 2
+    assert "--total-updates 12, but short has had 12 already" in error_line(capsys)
 
 
 def test_an_evaluation_that_is_stopped_is_made_up_for():
@@ -318,11 +333,20 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(capsys):
         ("--core.memory-size 0", "memory_size"),
         ("--model.dropout 1", "dropout=1.0, but it must be at least 0 and below 1 (--model.dropout)"),
         ("--device foo", "there is no --device foo; choose auto, cpu, cuda or cuda:N"),
+        ("--task copy --task.reverse", "--task copy is another task: choose --task reverse"),
+        ("--task penn-treebank --task.corpus wikitext-2", "choose --task wikitext-2"),
+        ("--task penn-treebank --batch-size 300000", "too few for 300000 rows"),
+        ("--resume=", "is not a run folder"),
+        ("--eval=", "is not a run folder"),
         ("--resume nowhere", "there is no run folder nowhere"),
         ("--eval nowhere", "there is no run folder nowhere"),
         ("--eval .", ". is not a run folder: it has no config.json"),
-        ("--resume . --seed 1", "--resume . continues that run with its own config; drop the other flags"),
-        ("--eval . --task listops", "--eval . judges that run by its own config; drop the other flags"),
+        (
+            "--resume . --seed 1",
+            "--resume . continues that run with its own config, but for --total-updates and --device; drop --seed 1",
+        ),
+        ("--eval . --task listops", "--eval . judges that run by its own config; drop --task listops"),
+        ("--eval . --total-updates 9", "--eval . judges that run by its own config; drop --total-updates 9"),
     ],
 )
 def test_what_cannot_be_started_is_one_line(line, message, capsys):
@@ -348,6 +372,8 @@ def test_a_config_of_another_version_is_one_line(capsys):
         assert "the checkpoint of run does not fit its config.json" in error_line(capsys)
     with pytest.raises(ConfigError, match="another version"):
         from_json([])
+    with pytest.raises(ConfigError, match=r"^this is a run of train_rl\.py"):
+        from_json({"env": {}})
 
 
 def write_words(text):
@@ -370,7 +396,7 @@ def test_real_data_is_named_and_compared(capsys):
         assert program.main([flag, "run"]) == 2
         assert "another vocabulary than that of the run: 6 words, not 6, 'dog' among them" in error_line(capsys)
     assert start(f"{text} --data-dir nowhere", "other") == 2
-    assert "--data-dir has no nowhere/ptb.{train,valid,test}.txt or " in error_line(capsys)
+    assert f"--data-dir has no {Path.cwd()}/nowhere/ptb.{{train,valid,test}}.txt or " in error_line(capsys)
 
 
 def test_a_run_never_writes_over_another(capsys):

@@ -44,8 +44,8 @@ def train(line, folder="run"):
     return train_rl.main([*line.split(), "--folder", str(folder)])
 
 
-def resume(folder="run"):
-    return train_rl.main(["--resume", str(folder)])
+def resume(folder="run", flags=""):
+    return train_rl.main(["--resume", str(folder), *flags.split()])
 
 
 @contextmanager
@@ -105,7 +105,9 @@ def weights(folder):
 # Exact
 
 
-@pytest.mark.parametrize(("line", "rollouts"), [(FWM, 3), (FWM, 5), (LSTM, 4)])
+@pytest.mark.parametrize(
+    ("line", "rollouts"), [(FWM, 3), (FWM, 5), (LSTM, 4), (f"{LSTM} --policy.normalize-observation", 4)]
+)
 def test_a_run_that_is_stopped_and_resumed_is_the_same_run(line, rollouts, monkeypatch, capsys):
     assert train(line, "whole") == 0
     with interrupted(rollouts):
@@ -141,6 +143,89 @@ def test_a_finished_run_that_is_resumed_is_finished(capsys):
     assert resume() == 0
     assert_same(before, load_checkpoint("run"))
     assert capsys.readouterr().out.count("done; judge it with: python eval_rl.py run\n") == 2
+
+
+# With changes
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["finished", "stopped"])
+def test_a_run_that_is_made_longer_is_the_longer_run(stopped, capsys):
+    """Where the learning rate is constant."""
+    line = FWM.replace("--total-steps 700", "--optim.schedule constant")
+    assert train(f"{line} --total-steps 900", "long") == 0
+    with interrupted(3 if stopped else 1000):
+        assert train(f"{line} --total-steps 500", "short") == (143 if stopped else 0)
+    config = json.loads(Path("short/config.json").read_text())
+    assert resume("short", "--total-steps 900") == 0
+    assert json.loads(Path("short/config.json").read_text()) == config | {"total_steps": 900}
+    (step, long), (other, short) = load_checkpoint("long"), load_checkpoint("short")
+    assert step == other >= 900
+    for part in ("learner", "ranks"):
+        assert_same(long[part], short[part], part)
+    assert resume("short") == 0, "it is one run from now on"
+    assert load_checkpoint("short")[0] == step
+
+
+def test_a_learning_rate_that_falls_then_falls_over_the_new_length():
+    def rates(folder):
+        (group,) = load_checkpoint(folder)[1]["learner"]["optimizer"]["param_groups"]
+        return group["lr"]
+
+    line = LSTM.replace("--minibatches 2", "--optim.schedule linear --optim.learning-rate 1")
+    assert train(line) == 0
+    assert rates("run") < 0.15, "of the last update of 700 steps"
+    assert resume("run", "--total-steps 1400") == 0
+    assert rates("run") < 0.15, "of the last update of 1400"
+    with interrupted(2):
+        assert resume("run", "--total-steps 14000") == 143
+    assert 0.85 < rates("run") < 0.95
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--total-steps 400", "--total-steps 400, but run has had {step} already"),
+        ("--total-steps {step}", "--total-steps {step}, but run has had {step} already"),
+        ("--total-steps 0", "total_steps=0, but it must be at least 1 (--total-steps)"),
+        ("--device foo", "there is no --device foo; choose auto, cpu, cuda or cuda:N"),
+        ("--total-steps 2000 --device cuda:99", "cannot use --device cuda:99 ("),
+    ],
+)
+def test_a_change_that_cannot_be_made_changes_nothing(flags, message, capsys):
+    assert train(LSTM) == 0
+    step = load_checkpoint("run")[0]
+    config = Path("run/config.json").read_bytes()
+    capsys.readouterr()
+    assert resume("run", flags.format(step=step)) == 2
+    assert message.format(step=step) in error_line(capsys)
+    assert Path("run/config.json").read_bytes() == config
+
+
+@pytest.mark.parametrize("actors", ["inline", "threads"])
+def test_a_run_goes_on_on_another_kind_of_device(actors):
+    """Whose random generators have other states."""
+    with interrupted(3):
+        assert train(f"{FWM} --actors {actors} --device cpu") == 143
+    run = load_checkpoint("run")[1]
+    for state in run["ranks"][0]["actors"]:
+        state["generator"] = torch.zeros(16, dtype=torch.uint8)  # as a CUDA device's
+    newest = max(Path("run/checkpoints").iterdir())
+    checkpoint.save(newest, checkpoint.load(newest) | {"state": run})
+    assert resume("run", "--device auto") == 0
+    assert json.loads(Path("run/config.json").read_text())["device"] == "auto"
+    assert load_checkpoint("run")[0] >= 700
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("actors", ["inline", "threads"])
+def test_a_run_moves_to_a_gpu_and_back(actors):
+    with interrupted(2):
+        assert train(f"{FWM} --actors {actors} --device cpu") == 143
+    with interrupted(2):
+        assert resume("run", "--device cuda") == 143
+    assert resume("run", "--device cpu") == 0
+    assert load_checkpoint("run")[0] >= 700
 
 
 class Drawing(gymnasium.Env):
@@ -379,6 +464,10 @@ def test_a_run_never_writes_over_another(capsys):
             "--env boxworld --env.kwargs.view 7 --core convlstm --core.height 5 --core.width 5",
             "maps of (5, 5) (--core.height, --core.width), but BoxEncoder gives maps of (7, 7)",
         ),
+        (
+            "--env boxworld --policy.normalize-observation",
+            "--policy.normalize-observation is for vectors of floats; observations are of Box(0, 255, (6, 5, 5), ",
+        ),
         ("--env CartPole-v1 --policy.encoder impala", "--policy.encoder impala reads images; observations are of Box("),
         ("--env CartPole-v1 --env.kwargs.num-states 8", "with the options {'num_states': 8}: TypeError: "),
         ("--env Missing-v0", "the library of this game is not installed"),
@@ -395,7 +484,10 @@ def test_a_run_never_writes_over_another(capsys):
         ("--env.num-env 2", "--env.num-envs"),
         ("--seed one", "--seed"),
         ("--resume", "--resume"),
-        ("--resume . --seed 1", "--resume . continues that run with its own config; drop the other flags"),
+        (
+            "--resume . --seed 1",
+            "--resume . continues that run with its own config, but for --total-steps and --device",
+        ),
     ],
 )
 def test_what_cannot_be_started_is_one_line(line, message, capsys):

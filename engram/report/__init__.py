@@ -1,6 +1,7 @@
 """Reports: trained agents on one page of HTML, with the library that draws it inside, and as films.
 
-`eval_rl.py --report` gathers what the page shows; `write` knows the form of its parts, not where they come from.
+`eval_rl.py --report` and `engram.supervised.inspection` gather what a page shows; `write_page` knows the form of its
+parts, not where they come from.
 """
 
 from engram.report.curves import learning_curves

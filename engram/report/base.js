@@ -115,6 +115,19 @@ function colourOf(value, { range: [low, high], stops }) {
   return `rgb(${mix.join(",")})`;
 }
 
+/** Ink or paper, whichever is read more easily on a colour. */
+function readable(colour, { ink, paper }) {
+  const light = (text) => {
+    const [r, g, b] = text.match(/\d+/g).map((part) => (Number(part) / 255) ** 2.2);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const contrast = (other) => {
+    const [low, high] = [light(colour), light(other)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  };
+  return contrast(ink) > contrast(paper) ? ink : paper;
+}
+
 // --- charts --------------------------------------------------------------------------------------------------------
 
 const charts = new Set();

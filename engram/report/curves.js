@@ -1,6 +1,24 @@
 "use strict";
 // Learning curves of one environment, beside what its reference policies score.
 
+// What is said of agents that learn in environments, and of models that learn from examples.
+const LEARNING = {
+  agents: {
+    axis: "steps of all environments together",
+    steps: "steps",
+    lines:
+      "Strong lines are evaluations, on held-out levels where the environment has them; pale lines are training " +
+      "episodes.",
+    dotted: " Dotted: reference policies, as scored below.",
+  },
+  models: {
+    axis: "updates of the weights",
+    steps: "updates",
+    lines: "Strong lines are evaluations on the valid set; pale lines are training.",
+    dotted: "",
+  },
+}[data.kind];
+
 /** Seconds in a unit that suits the longest run. */
 function timeUnit(seconds) {
   return seconds > 5400 ? ["hours", 3600] : seconds > 150 ? ["minutes", 60] : ["seconds", 1];
@@ -17,7 +35,7 @@ function drawCurves(parent, env) {
   const make = (colours) => {
     const drawn = curves.filter((curve) => curve.quantity === state.quantity);
     const last = Math.max(...drawn.map((curve) => curve.by[state.axis].x.at(-1)));
-    const [unit, size] = state.axis === "seconds" ? timeUnit(last) : ["steps", 1];
+    const [unit, size] = state.axis === "seconds" ? timeUnit(last) : [LEARNING.steps, 1];
     const traces = [];
     const evaluated = new Set(drawn.filter((curve) => curve.kind === "test").map((curve) => curve.label));
     for (const curve of drawn) {
@@ -56,7 +74,7 @@ function drawCurves(parent, env) {
       hovermode: "x",
       xaxis: {
         title: {
-          text: state.axis === "step" ? "steps of all environments together" : `wall time of training, ${unit}`,
+          text: state.axis === "step" ? LEARNING.axis : `wall time of training, ${unit}`,
         },
       },
       yaxis: { title: { text: state.quantity } },
@@ -75,7 +93,7 @@ function drawCurves(parent, env) {
       choice(
         "over",
         [
-          ["step", "steps"],
+          ["step", LEARNING.steps],
           ["seconds", "wall time"],
         ],
         state.axis,
@@ -98,16 +116,15 @@ function drawCurves(parent, env) {
     el(
       "p",
       { class: "quiet" },
-      "Strong lines are evaluations, on held-out levels where the environment has " +
-        `them; pale lines are training episodes.${seeds} Dotted: reference policies, as scored below.`,
+      LEARNING.lines + seeds + LEARNING.dotted,
     ),
   );
   chart(node, make);
   const lastOf = (label, kind) => {
     const curve = curves.find((one) => one.label === label && one.kind === kind && one.quantity === quantities[0]);
-    return curve
-      ? [curve.by.step.mean.at(-1), Math.max(...curve.by.step.mean.filter((value) => value !== null))]
-      : [null, null];
+    if (!curve) return [null, null];
+    const values = curve.by.step.mean.filter((value) => value !== null);
+    return [curve.by.step.mean.at(-1), (curve.lower_is_better ? Math.min : Math.max)(...values)];
   };
   const rows = labels.map((label) => {
     const curve = curves.find((one) => one.label === label);
@@ -125,7 +142,7 @@ function drawCurves(parent, env) {
       {},
       el("summary", {}, "Numbers"),
       table(
-        ["run", "steps", "hours", "training, last", "held out, last", "held out, best"],
+        ["run", LEARNING.steps, "hours", "training, last", "held out, last", "held out, best"],
         rows.map((row) =>
           row.map((value, i) =>
             i ? { text: typeof value === "number" ? value.toLocaleString("en") : value, number: true } : value,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engram.run import RunError
+from engram.run import RunError, read_metrics
 
 APART = ("folder", "seed")
 """fields of a config in which runs of one curve may differ"""
@@ -23,6 +23,7 @@ class Quantity(NamedTuple):
     name: str
     train: str | None
     test: str
+    lower_is_better: bool = False
 
 
 QUANTITIES = (
@@ -31,20 +32,29 @@ QUANTITIES = (
 )
 
 
-def learning_curves(configs: Mapping[str, Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+def learning_curves(
+    configs: Mapping[str, Mapping[str, Any]], quantities: Sequence[Quantity] = QUANTITIES
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Curves of run folders, and what is missing, in a line each.
 
     Args:    configs: folder -> its config.json.
-    Returns: curves, each with `env`, `label`, `runs`, `quantity`, `kind` ("train" or "test") and, by "step" and by
-             "seconds", arrays `x` and `mean`, of several seeds also `low` and `high`: the range of those that have come
-             so far. A curve of one run has a point for every line of its metrics that has the quantity.
+             quantities: to draw; those that metrics have.
+    Returns: curves, each with `env` (the `subject`), `label`, `runs`, `quantity`, `lower_is_better`, `kind` ("train" or
+             "test") and, by "step" and by "seconds", arrays `x` and `mean`, of several seeds also `low` and `high`: the
+             range of those that have come so far. A curve of one run has a point for every line of its metrics that has
+             the quantity.
     """
     metrics, missing = {}, []
     for folder in configs:
         try:
-            metrics[folder] = read_metrics(folder)
+            lines = read_metrics(folder)
         except RunError as error:
-            missing.append(str(error))
+            missing.append(f"no learning curve: {error}")
+            continue
+        if lines:
+            metrics[folder] = lines
+        else:
+            missing.append(f"no learning curve: {folder} has no metrics yet")
     groups = {}
     for folder in metrics:
         shared = {field: value for field, value in flat(configs[folder]).items() if field not in APART}
@@ -52,16 +62,17 @@ def learning_curves(configs: Mapping[str, Mapping[str, Any]]) -> tuple[list[dict
     curves = []
     for folders in groups.values():
         about = {
-            "env": configs[folders[0]]["env"]["name"],
+            "env": subject(configs[folders[0]]),
             "label": group_name(folders, list(configs)),
             "runs": folders,
         }
-        for quantity in QUANTITIES:
+        for quantity in quantities:
             for kind, name in (("train", quantity.train), ("test", quantity.test)):
                 lines = [[line for line in metrics[folder] if name in line] for folder in folders]
                 if all(lines):
                     by = {axis: _together([_points(one, key, name) for one in lines]) for axis, key in AXES.items()}
-                    curves.append(about | {"quantity": quantity.name, "kind": kind, "by": by})
+                    of = {"quantity": quantity.name, "lower_is_better": quantity.lower_is_better, "kind": kind}
+                    curves.append(about | of | {"by": by})
     return curves, missing
 
 
@@ -69,23 +80,9 @@ AXES = {"step": "step", "seconds": "wall_time"}
 """horizontal axis -> its name in metrics.jsonl"""
 
 
-def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, but for a last one torn by a crash. Raises: RunError if there are none."""
-    path = Path(folder) / "metrics.jsonl"
-    lines = []
-    try:
-        for line in path.read_text().splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                break
-    except FileNotFoundError:
-        raise RunError(f"{folder} has no metrics.jsonl, so no learning curve") from None
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror}") from error
-    if not lines:
-        raise RunError(f"{path} is empty, so that {folder} has no learning curve")
-    return lines
+def subject(config: Mapping[str, Any]) -> str:
+    """What a run is of: the name of its environment, or of its task."""
+    return config["task_name"] if "task_name" in config else config["env"]["name"]
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

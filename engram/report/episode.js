@@ -1,17 +1,17 @@
 "use strict";
-// What an agent did in one episode: charts over its steps, and each step in words.
+// What an agent did in one episode of an environment.
 
-const TRACES = {
-  write_strength: "write strength",
-  memory_norm: "norm of the memory",
-  beta: "beta, strength of a write",
-  rate: "rate of learning",
-};
+class Episode extends Steps {
+  kind = "episode";
+  shows = "What the environment shows";
 
-class Episode {
-  /** `walk` is that of a graph, or null. */
-  constructor(memory, walk) {
-    Object.assign(this, { memory, walk });
+  constructor(memory) {
+    super(memory);
+    this.walk = memory.scenes.successors ? new Walk(memory.scenes, memory.action) : null;
+    this.named = this.walk !== null;
+    this.titles = this.walk
+      ? ["step that was written, and the edge it taught", "step that reads, and where it is"]
+      : ["step that was written", "step that reads"];
     this.returns = memory.reward.map(
       (
         (sum) => (value) =>
@@ -20,80 +20,62 @@ class Episode {
     );
   }
 
-  /** Charts of what the agent got, expected and wrote, one below the other, with a line at a step. */
-  traces(step, colours) {
-    const { memory } = this,
-      steps = memory.reward.map((_, i) => i);
-    const line = (name, unit, mean, more = []) => ({ name, unit, mean, more });
-    const panels = [
-      line("reward", "", memory.reward),
-      line("value of the baseline", "", memory.value),
-      line("entropy of the action", "nats", memory.entropy),
-    ];
-    for (const [name, { count, mean, low, high }] of Object.entries(memory.traces)) {
-      const title = TRACES[name] ?? name.replaceAll("_", " ");
-      panels.push(
-        count > 1 ? line(`${title}, mean and range of ${count}`, "", mean, [low, high]) : line(title, "", mean),
-      );
-    }
-    const layout = {
-      height: 50 + 96 * panels.length,
-      hovermode: "x",
-      dragmode: false,
-      showlegend: false,
-      annotations: [],
-      shapes: [this.now(step, colours)],
-      xaxis: {
-        title: { text: "step of the episode" },
-        anchor: `y${panels.length > 1 ? panels.length : ""}`,
-        range: [-0.5, memory.steps - 0.5],
-      },
-    };
-    const traces = panels.flatMap(({ name, unit, mean, more: [low, high] }, i) => {
-      const axis = `y${i ? i + 1 : ""}`,
-        top = 1 - i / panels.length,
-        colour = colours.lines[i % colours.lines.length];
-      layout[`yaxis${i ? i + 1 : ""}`] = {
-        domain: [top - 0.72 / panels.length, top - 0.06 / panels.length],
-        nticks: 4,
-        zeroline: true,
-      };
-      layout.annotations.push({
-        text: name + (unit ? `, ${unit}` : ""),
-        xref: "paper",
-        x: 0,
-        yref: "paper",
-        y: top + 0.015,
-        showarrow: false,
-        xanchor: "left",
-        yanchor: "middle",
-        font: { size: 12, color: colours.muted },
-      });
-      const base = { x: steps, yaxis: axis, name, hovertemplate: "%{y:.4g}<extra></extra>" };
-      if (i === 0) return [{ ...base, type: "bar", y: mean, marker: { color: colour } }];
-      const edge = { ...base, mode: "lines", line: { width: 0 }, hoverinfo: "skip", hovertemplate: undefined };
-      const band = low
-        ? [
-            { ...edge, y: low },
-            { ...edge, y: high, fill: "tonexty", fillcolor: faint(colour, 0.2) },
-          ]
-        : [];
-      return [...band, { ...base, mode: "lines", y: mean, line: { color: colour, width: 1.8 } }];
-    });
-    return { traces, layout };
+  get heading() {
+    const { memory } = this;
+    const where = memory.ended
+      ? `${memory.steps} steps, return ${short(this.returns.at(-1), 4)}`
+      : `its first ${memory.steps} steps`;
+    return `${memory.core} on ${memory.env}, ${splitName(memory.split)}, episode ${memory.episode}: ${where}.`;
   }
 
-  now(step, colours) {
-    return {
-      type: "line",
-      xref: "x",
-      x0: step,
-      x1: step,
-      yref: "paper",
-      y0: 0,
-      y1: 1,
-      line: { color: colours.accent, width: 1.5 },
-    };
+  written(t) {
+    return this.walk.label(t);
+  }
+
+  asks(t) {
+    return this.walk.asks(t);
+  }
+
+  tick(name, t) {
+    return `${name} · ${t}`;
+  }
+
+  /** Names where all of them fit, numbers elsewhere. */
+  axis(name) {
+    const fit = this.named && this.memory.steps <= 40 && !narrow.matches;
+    return fit ? this.marks(name, 40) : this.marks(null, narrow.matches ? 10 : 20);
+  }
+
+  /** Pixels of the map. */
+  height() {
+    return narrow.matches ? 400 : this.walk ? 640 : 520;
+  }
+
+  legend(past) {
+    if (!this.walk) return null;
+    return (
+      "Filled: the agent. Ring: its goal. Dashed edges were not tried yet. " +
+      (past ? "Coloured edges are those that the memory looks back at: the stronger, the wider. " : "") +
+      "The halo is the edge it takes now."
+    );
+  }
+
+  get hasPicture() {
+    return this.walk !== null || this.memory.pictures.length > 0;
+  }
+
+  picture(t, weights, cells, colours) {
+    if (this.walk) return this.walk.draw(t, weights, cells, colours);
+    return el("img", { src: this.memory.pictures[t], alt: `the environment before step ${t}` });
+  }
+
+  panels() {
+    const { memory } = this;
+    return [
+      { name: "reward", mean: memory.reward, bars: true },
+      { name: "value of the baseline", mean: memory.value },
+      { name: "entropy of the action, nats", mean: memory.entropy },
+    ];
   }
 
   sentences(t, weights) {
@@ -108,16 +90,7 @@ class Episode {
     );
     if (memory.events[t].length)
       said.push(`After it: ${memory.events[t].map((name) => name.replaceAll("_", " ")).join(", ")}.`);
-    const most = weights
-      .map((weight, s) => [weight, s])
-      .filter(([weight]) => Math.abs(weight) > 1e-6)
-      .sort(([a], [b]) => Math.abs(b) - Math.abs(a))
-      .slice(0, 4);
-    if (most.length) {
-      said.push("Memory looks back most at:");
-      for (const [weight, s] of most) said.push(`  step ${s}${walk ? ` (${walk.label(s)})` : ""}: ${short(weight)}`);
-    }
-    return said;
+    return [...said, ...this.most(weights)];
   }
 
   probability(t) {

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from PIL import Image
 from engram.checkpoint import write_atomically
 from engram.run import RunError
 
-SCRIPTS = ("base.js", "curves.js", "scores.js", "runs.js", "graph.js", "maps.js", "episode.js", "memory.js")
+SCRIPTS = (
+    *("base.js", "runs.js", "curves.js", "scores.js"),
+    *("maps.js", "graph.js", "steps.js", "episode.js", "sentence.js", "heatmaps.js", "memory.js"),
+    "sections.js",
+)
 
 
 def write_page(path: str | Path, data: dict[str, Any]) -> None:
@@ -36,6 +41,25 @@ def write_page(path: str | Path, data: dict[str, Any]) -> None:
     for name, text in filled.items():
         page = page.replace(f"@{name}@", text, 1)
     write_atomically(Path(path), page.encode())
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise a RunError where a file could not be written, before anything is computed."""
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise RunError(f"cannot write {path}: there is no folder {folder}")
+    if Path(path).is_dir():
+        raise RunError(f"cannot write {path}: it is a folder")
+    if not os.access(folder, os.W_OK):
+        raise RunError(f"cannot write {path}: no permission to write in {folder}")
+
+
+def check_page(path: str | Path) -> None:
+    """Raise a RunError unless a page can go there, before anything is computed."""
+    if Path(path).suffix.lower() not in (".html", ".htm"):
+        raise RunError(f"cannot report to {path}: a report is a page, .html")
+    check_writable(path)
+    plotly_script()
 
 
 def plotly_script() -> str:

@@ -1,5 +1,5 @@
 "use strict";
-// The runs, how their settings differ, and the sections about all of them.
+// The runs, and how their settings differ.
 
 const names = Object.fromEntries(data.runs.map((run) => [run.folder, run.name]));
 const environments = [...new Set(data.runs.map((run) => run.env))];
@@ -29,25 +29,4 @@ function drawConfigs(parent) {
       csvButton("settings", () => [head, all]),
     ),
   );
-}
-
-{
-  const several = environments.length > 1;
-  const heading = (parent, env) => {
-    if (several) parent.append(el("h3", {}, env));
-  };
-  const curves = section("curves", "Learning curves");
-  missing(curves, data.missing.curves);
-  for (const env of environments) {
-    heading(curves, env);
-    drawCurves(curves, env);
-  }
-  const scores = section("scores", "Scores");
-  missing(scores, data.missing.scores);
-  for (const env of environments) {
-    heading(scores, env);
-    drawScores(scores, env);
-    drawReturns(scores, env);
-  }
-  drawConfigs(section("settings", "Settings"));
 }

@@ -1,4 +1,4 @@
-"""Supervised sequence tasks by name. Imports numpy and numba, no torch."""
+"""Supervised sequence tasks by name. Imports no torch."""
 
 from engram.supervised.tasks.associative_retrieval import AssociativeRetrieval
 from engram.supervised.tasks.babi import Babi

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import factorial
+from string import ascii_lowercase, digits
 from typing import ClassVar
 
 import numpy as np
@@ -30,7 +31,7 @@ class AssociativeRetrieval(Task):
     valid_size: ClassVar = 10_000
     test_size: ClassVar = 20_000
 
-    inputs: ClassVar = Tokens(QUERY + 1)
+    inputs: ClassVar = Tokens(QUERY + 1, names=(*digits, *ascii_lowercase, "?"))
     outputs: ClassVar = Tokens(DIGITS)
 
     def __post_init__(self):

@@ -35,6 +35,7 @@ class Babi(Task):
 
     train_size: ClassVar = None  # all that there are
     metrics: ClassVar = ("sequence_accuracy", "accuracy")
+    placeholder: ClassVar = PLACEHOLDER
 
     def __post_init__(self):
         super().__post_init__()
@@ -42,11 +43,11 @@ class Babi(Task):
 
     @property
     def inputs(self) -> Tokens:
-        return Tokens(len(self.vocabulary), PADDING)
+        return Tokens(len(self.vocabulary), PADDING, self.vocabulary)
 
     @property
     def outputs(self) -> Tokens:
-        return Tokens(len(self.vocabulary))
+        return Tokens(len(self.vocabulary), names=self.vocabulary)
 
     @property
     def parts(self) -> tuple[str, ...]:

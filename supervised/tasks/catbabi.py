@@ -55,11 +55,11 @@ class CatBabi(Stream):
 
     @property
     def inputs(self) -> Tokens:
-        return Tokens(len(self.vocabulary))
+        return Tokens(len(self.vocabulary), names=self.vocabulary)
 
     @property
     def outputs(self) -> Tokens:
-        return Tokens(len(self.vocabulary))
+        return Tokens(len(self.vocabulary), names=self.vocabulary)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -90,6 +90,21 @@ class CatBabi(Stream):
             lengths = (ends - start).clip(0, self.window)
             words, parts = rows.steps(start, start + lengths.max() + 1, epochs=1)
             yield self._batch(words, parts, lengths)
+
+    def example(self, number: int) -> Batch:
+        """A story of the test file, by itself."""
+        stories = self._text.splits["test"]
+        self.require_number(number, len(stories.lengths))
+        start, length = stories.starts[number], stories.lengths[number]
+        words = np.append(stories.words[start : start + length], END_OF_STORY)[:, None]
+        return self._batch(words, np.full_like(words, stories.parts[number]), np.array([length]))
+
+    def read(self, sentence: str) -> Batch:
+        story = f"{RESERVED[END_OF_STORY]} {sentence}" if sentence.strip() else ""
+        return super().read(story)._replace(continues=True)
+
+    def asked(self, x: np.ndarray) -> np.ndarray:
+        return x == self._text.question_mark if self.mode == "qa" else super().asked(x)
 
     def _batch(self, words: np.ndarray, parts: np.ndarray, lengths: np.ndarray) -> Batch:
         """From words and tasks [T + 1, B]."""

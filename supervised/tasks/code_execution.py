@@ -1,6 +1,7 @@
 """Code execution: what does a program print? (Fan et al. 2020; Irie et al. 2021, Section 4.2)"""
 
 from dataclasses import dataclass
+from string import digits
 from typing import ClassVar
 
 import numpy as np
@@ -38,7 +39,7 @@ class CodeExecution(Task):
     metrics: ClassVar = ("sequence_accuracy", "output_accuracy", "no_output_accuracy")
     test_size: ClassVar = 1_000
 
-    outputs: ClassVar = Tokens(HIGHEST - LOWEST + 2)
+    outputs: ClassVar = Tokens(HIGHEST - LOWEST + 2, names=("no output", *map(str, range(LOWEST, HIGHEST + 1))))
 
     def __post_init__(self):
         super().__post_init__()
@@ -47,7 +48,11 @@ class CodeExecution(Task):
 
     @property
     def inputs(self) -> Tokens:
-        return Tokens(FIRST_VARIABLE + self.num_variables + 1)
+        names = *digits, *SYMBOLS, *VARIABLES[: self.num_variables], "_"
+        return Tokens(len(names), names=names)
+
+    def asked(self, x: np.ndarray) -> np.ndarray:
+        return np.ones(len(x), bool)
 
     def generate(self, streams: np.ndarray, split: str) -> Batch:
         B, room = len(streams), LONGEST_STATEMENT * self.num_statements

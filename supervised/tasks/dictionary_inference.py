@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import comb
+from string import ascii_lowercase
 from typing import ClassVar
 
 import numpy as np
@@ -33,8 +34,10 @@ class DictionaryInference(Task):
     metrics: ClassVar = ("accuracy", "sequence_accuracy")
     test_size: ClassVar = 10_000
 
-    inputs: ClassVar = Tokens(LETTERS + 4)
-    outputs: ClassVar = Tokens(LETTERS)
+    placeholder: ClassVar = PLACEHOLDER
+
+    inputs: ClassVar = Tokens(LETTERS + 4, names=(*ascii_lowercase, ".", ";", "|", "_"))
+    outputs: ClassVar = Tokens(LETTERS, names=tuple(ascii_lowercase))
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,6 +1,7 @@
 """Double copy: give a sequence of symbols back twice (Munkhdalai et al. 2019, Section 4.1)."""
 
 from dataclasses import dataclass
+from string import digits
 from typing import ClassVar
 
 import numpy as np
@@ -23,7 +24,9 @@ class DoubleCopy(Task):
     metrics: ClassVar = ("accuracy", "sequence_accuracy")
     test_size: ClassVar = 1_280
 
-    inputs: ClassVar = Tokens(SYMBOLS + 2)
+    placeholder: ClassVar = PLACEHOLDER
+
+    inputs: ClassVar = Tokens(SYMBOLS + 2, names=(*digits, "|", "_"))
     outputs: ClassVar = Tokens(SYMBOLS)
 
     def __post_init__(self):

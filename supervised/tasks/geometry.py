@@ -39,6 +39,9 @@ class PointTask(NamingTask):
     def inputs(self) -> Vectors:
         return Vectors(COORDINATES + NAME_SIZE)
 
+    def caption(self, step: np.ndarray) -> str:
+        return f"point {1 + step[COORDINATES + 1 :].argmax()}"
+
     def solve(self, points: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The points of the answers, by their places in the input, int64 [B, N], and their numbers [B].
 

@@ -37,6 +37,11 @@ class GraphTask(NamingTask):
     def inputs(self) -> Vectors:
         return Vectors(2 * NAME_SIZE + 1)
 
+    def caption(self, step: np.ndarray) -> str:
+        first, second = 1 + step[1:NAME_SIZE].argmax(), 1 + step[NAME_SIZE + 1 : -1].argmax()
+        weight = step[-1]
+        return f"{first}-{second}: {weight:.2f}" if weight else f"{first} to {second}?"
+
     def blank(self, count: int, steps: int, answer_length: int) -> Drawn:
         """As many examples with room for such inputs and answers, before anything is drawn."""
         inputs, answers = np.zeros((steps, count, self.inputs.size), np.float32), np.full((count, answer_length), END)

@@ -52,11 +52,11 @@ class LanguageModelling(Stream):
 
     @property
     def inputs(self) -> Tokens:
-        return Tokens(len(self.vocabulary))
+        return Tokens(len(self.vocabulary), names=self.vocabulary)
 
     @property
     def outputs(self) -> Tokens:
-        return Tokens(len(self.vocabulary))
+        return Tokens(len(self.vocabulary), names=self.vocabulary)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -88,6 +88,14 @@ class LanguageModelling(Stream):
         for start in range(0, len(columns) - 1, self.window):
             part = None if recalled is None else recalled[start : start + self.window + 1]
             yield self._batch(columns[start : start + self.window + 1], part, start > 0)
+
+    def example(self, number: int) -> Batch:
+        """A window of the test set, by itself."""
+        text = self._source.content
+        self.require_number(number, (text.counts["test"] - 1) // self.window)
+        first = number * self.window
+        words = np.array(list(islice(text.test(), first, first + self.window + 1)), np.int32)
+        return self._batch(words[:, None], None, False)
 
     def _read(self, words: Iterator[int], flags: Iterator[bool]) -> Iterator[Batch]:
         """One row of words as they come; none of them is kept."""

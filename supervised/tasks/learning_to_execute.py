@@ -43,7 +43,9 @@ class CharacterTask(Task):
     metrics: ClassVar = ("accuracy", "sequence_accuracy")
     test_size: ClassVar = 12_800
 
-    inputs: ClassVar = Tokens(1 + len(ALPHABET), blank=BLANK)
+    placeholder: ClassVar = BLANK
+
+    inputs: ClassVar = Tokens(1 + len(ALPHABET), BLANK, ("_", *ALPHABET))
     outputs: ClassVar = Tokens(10)
 
     def layout(self, tokens: np.ndarray, digits: np.ndarray, question: np.ndarray, answer: np.ndarray) -> Batch:

@@ -1,6 +1,7 @@
 """Sequential ListOps: the value of a nested expression (Nangia & Bowman 2018; Irie et al. 2021, Section 4.3)."""
 
 from dataclasses import dataclass
+from string import digits
 from typing import ClassVar
 
 import numpy as np
@@ -34,7 +35,7 @@ class ListOps(Task):
     metrics: ClassVar = ("accuracy",)
     test_size: ClassVar = 1_000
 
-    inputs: ClassVar = Tokens(PADDING + 1)
+    inputs: ClassVar = Tokens(PADDING + 1, names=(*digits, "[MIN", "[MAX", "[FIRST", "]", "_"))
     outputs: ClassVar = Tokens(DIGITS)
 
     def __post_init__(self):

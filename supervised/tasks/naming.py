@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from engram.supervised.tasks.task import Batch, Task, Tokens, last_steps
+from engram.supervised.tasks.task import NO_INPUT, Batch, Task, Tokens, last_steps
 
 MAX_ITEMS = 20
 LAST, END = 0, MAX_ITEMS + 1
@@ -36,7 +36,14 @@ class NamingTask(Task):
     metrics: ClassVar = ("accuracy", "sequence_accuracy")
     test_size: ClassVar = 10_000
 
-    outputs: ClassVar = Tokens(NAME_SIZE)
+    outputs: ClassVar = Tokens(NAME_SIZE, names=("", *map(str, range(1, MAX_ITEMS + 1)), "end"))
+
+    def captions(self, x: np.ndarray) -> list[str]:
+        return [self.caption(step) if step.any() else NO_INPUT for step in x]
+
+    def caption(self, step: np.ndarray) -> str:
+        """What a step of the input shows, [D]."""
+        raise NotImplementedError
 
     def draw(self, streams: np.ndarray, split: str) -> Drawn:
         """An example from each random stream [B]."""

@@ -43,6 +43,11 @@ class NthFarthest(Task):
     def outputs(self) -> Tokens:
         return Tokens(self.num_vectors)
 
+    def captions(self, x: np.ndarray) -> list[str]:
+        labels, ranks, references = np.split(x[:, self.vector_size :], 3, axis=1)
+        found = zip(labels.argmax(1), ranks.argmax(1) + 1, references.argmax(1), strict=True)
+        return [f"vector {label} · n={n} m={m}" for label, n, m in found]
+
     def generate(self, streams: np.ndarray, split: str) -> Batch:
         T, B = self.num_vectors, len(streams)
         x, y = np.zeros((T, B, self.inputs.size), np.float32), np.zeros((T, B), np.int64)

@@ -1,6 +1,7 @@
 """Relational associative recall: give back the item farthest from, or closest to, another (Le et al. 2020, 3.2)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numba import njit
@@ -27,6 +28,8 @@ class RelationalRecall(BitTask):
     """L is uniform between min_length and max_length, for each example"""
     ask_for_last: bool = True
     """the last item may be the repeated one; never in the authors' program"""
+
+    flags: ClassVar = "item", "asked"
 
     def __post_init__(self):
         super().__post_init__()

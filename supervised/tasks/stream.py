@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from engram.supervised.tasks.task import Batch, Task
 
 
@@ -27,6 +29,15 @@ class Stream(Task):
 
     def batches(self, split: str, batch_size: int) -> Iterator[Batch]:
         return self.chunks(split, self.valid_rows if split == "valid" else 1)
+
+    def read(self, sentence: str) -> Batch:
+        """The words of a sentence, each but the last with the next one as its target."""
+        batch = super().read(sentence)
+        batch.y[:-1] = batch.x[1:]
+        return batch
+
+    def asked(self, x: np.ndarray) -> np.ndarray:
+        return np.ones(len(x), bool)
 
     def chunks(self, split: str, rows: int) -> Iterator[Batch]:
         """All of "valid" or "test", in order, on so many rows."""

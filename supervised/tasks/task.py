@@ -7,7 +7,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from engram.flags import Flags
-from engram.supervised.tasks import examples
+from engram.supervised.tasks import examples, sentences
+
+UNKNOWN = -1
+"""in the place of a target"""
+NO_INPUT = "_"
+"""what a step is called that shows nothing"""
 
 
 class Tokens(NamedTuple):
@@ -16,6 +21,12 @@ class Tokens(NamedTuple):
     size: int
     blank: int | None = None
     """of inputs: the token that a model reads as the zero vector"""
+    names: tuple[str, ...] = ()
+    """what each is called; none where numbers are names enough"""
+
+    def name(self, token: int) -> str:
+        """What a token is called."""
+        return self.names[token] if self.names else str(token)
 
 
 class Vectors(NamedTuple):
@@ -57,6 +68,8 @@ class Task(Flags):
     """names out of `metrics.METRICS`; the first is the paper's"""
     valid_size: ClassVar[int] = 1_000
     test_size: ClassVar[int]
+    placeholder: ClassVar[int | None] = None
+    """the input at each step that is to be answered, where the task has such a token"""
 
     def __post_init__(self):
         self.require(self.train_size is None or self.train_size > 0, "train_size", "at least 1, or None")
@@ -85,6 +98,40 @@ class Task(Flags):
         size = self.valid_size if split == "valid" else self.test_size
         for start in range(0, size, batch_size):
             yield self.batch(split, np.arange(start, min(start + batch_size, size), dtype=np.uint64))
+
+    def example(self, number: int) -> Batch:
+        """The test example of this number. Raises ValueError if there is none."""
+        self.require_number(number, self.test_size)
+        return self.batch("test", np.array([number], np.uint64))
+
+    def require_number(self, number: int, size: int) -> None:
+        """Raise a ValueError unless the number is that of one of so many test examples."""
+        if not 0 <= number < size:
+            raise ValueError(f"there is no test example {number}; choose from 0 to {size - 1}")
+
+    def read(self, sentence: str) -> Batch:
+        """An example of the words of a sentence, its targets being UNKNOWN.
+
+        To be answered are the placeholders, one being added where there is none; without placeholders the last step.
+
+        Raises: ValueError if it has no words, or others than those of the task, or if the task shows vectors.
+        """
+        if isinstance(self.inputs, Vectors):
+            raise ValueError("the task shows vectors, not words; choose a test example by its number")
+        x = sentences.read(sentence, self.inputs.names)
+        if self.placeholder is not None and self.placeholder not in x:
+            x = np.append(x, self.placeholder)
+        return Batch(x[:, None], np.full((len(x), 1), UNKNOWN), self.asked(x)[:, None], np.array([len(x)]))
+
+    def asked(self, x: np.ndarray) -> np.ndarray:
+        """Which of the tokens [T] of a sentence are to be answered, bool [T]."""
+        return np.arange(len(x)) == len(x) - 1 if self.placeholder is None else x == self.placeholder
+
+    def captions(self, x: np.ndarray) -> list[str]:
+        """What each step of an example shows, in a word or two: tokens [T] or vectors [T, D]."""
+        if isinstance(self.inputs, Tokens):
+            return [self.inputs.name(token) for token in x]
+        return ["vector" if vector.any() else NO_INPUT for vector in x]
 
     def generate(self, streams: np.ndarray, split: str) -> Batch:
         """An example from each random stream [B]."""

@@ -11,7 +11,7 @@ from numba import njit
 
 from engram.envs.streams import below
 from engram.supervised.tasks.examples import between
-from engram.supervised.tasks.task import Batch, Task, Vectors, last_steps
+from engram.supervised.tasks.task import NO_INPUT, Batch, Task, Vectors, last_steps
 
 PRIORITIES = 2**24
 """Priorities are multiples of 2 / PRIORITIES, which float32 holds; of equal ones the vector shown first comes first."""
@@ -24,6 +24,8 @@ class BitTask(Task):
     width: int = 32
     """bits W of a vector"""
 
+    flags: ClassVar = "start", "end"
+    """what steps with input W, and with W + 1, are called"""
     metrics: ClassVar = ("bit_error", "sequence_accuracy")
     test_size: ClassVar = 1_280
 
@@ -38,6 +40,15 @@ class BitTask(Task):
     @property
     def outputs(self) -> Vectors:
         return Vectors(self.width)
+
+    def captions(self, x: np.ndarray) -> list[str]:
+        """Flags by their input, and vectors by their place behind one."""
+        found, place = [], 0
+        for flag, other_flag, shows_bits in zip(x[:, -2], x[:, -1], x[:, :-2].any(1), strict=True):
+            place = 0 if flag or other_flag else place + 1
+            name = self.flags[0] if flag else self.flags[1] if other_flag else f"vector {place}"
+            found.append(name if flag or other_flag or shows_bits else NO_INPUT)
+        return found
 
     def blank(self, lengths: np.ndarray, answer_lengths: np.ndarray) -> Batch:
         """A batch of these lengths, answers included, with the answers masked and all inputs and targets zero."""
@@ -86,6 +97,9 @@ class PrioritySort(BitTask):
         super().__post_init__()
         self.require(self.num_vectors > 0, "num_vectors", "at least 1")
         self.require(1 <= self.num_answers <= self.num_vectors, "num_answers", f"in 1..num_vectors={self.num_vectors}")
+
+    def captions(self, x: np.ndarray) -> list[str]:
+        return [f"priority {step[-2]:.2f}" if step.any() else NO_INPUT for step in x]
 
     def generate(self, streams: np.ndarray, split: str) -> Batch:
         lengths = np.full(len(streams), self.num_vectors + self.num_answers)

@@ -112,6 +112,8 @@ def load(data_dir: str | None, size: str, tasks: tuple[int, ...]) -> Corpus:
             stories[split][task] = [story for path in paths for story in _read(path)]
         if not has_valid:
             every = stories["train"][task]
+            if len(every) < 10:
+                raise ValueError(f"{folder} has {len(every)} training stories of task {task}; 10 are the least")
             stories["valid"][task] = every[9::10]
             stories["train"][task] = [story for i, story in enumerate(every) if i % 10 != 9]
     notes = {} if has_valid else {"valid_set": "every tenth training story"}

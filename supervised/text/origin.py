@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-DATA_DIR = os.environ.get("ENGRAM_DATA")
+DATA_DIR = os.environ.get("ENGRAM_DATA") or None
 """the folder of a user who names none"""
 DataDir = Annotated[str | None, tyro.conf.arg(name="data-dir", prefix_name=False)]
 """of a task's field: its flag is --data-dir"""
