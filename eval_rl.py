@@ -18,7 +18,7 @@ from rich.table import Table
 from engram import envs
 from engram.agents.config import Config, RunConfig, from_json, to_json
 from engram.agents.episode import Episode, Memory, as_data, look_back, play
-from engram.agents.evaluate import Actor, PolicyActor, ReferenceActor, evaluate, members
+from engram.agents.evaluate import Player, PolicyPlayer, ReferencePlayer, evaluate, members
 from engram.agents.stepper import EnvError
 from engram.checkpoint import write_atomically
 from engram.command_line import ConfigError, torch_device
@@ -59,16 +59,16 @@ class Judged(NamedTuple):
             num_levels = min(num_levels, config.env.num_envs)
         return cls(folder, config, step, state["learner"]["policy"], options, num_levels)
 
-    def actor(self, played: VectorEnv, seed: int, greedy: bool, device: torch.device) -> Actor:
+    def player(self, played: VectorEnv, seed: int, greedy: bool, device: torch.device) -> Player:
         """The trained policy, as it plays in an environment like that of the run."""
         if isinstance(self.config, Config):
-            return PolicyActor(self.policy(played).to(device), played.num_envs, seed, greedy)
-        from engram.agents.sb3_learner import SB3Actor, SB3Learner  # slow to import
+            return PolicyPlayer(self.policy(played).to(device), played.num_envs, seed, greedy)
+        from engram.agents.sb3_learner import SB3Learner, SB3Player  # slow to import
 
         policy = SB3Learner(self.config, envs.gymnasium_id(self.config.env.name), device).policy
         with fitting(self.folder):
             policy.load_state_dict(self.weights)
-        return SB3Actor(policy, played.num_envs, seed, greedy)
+        return SB3Player(policy, played.num_envs, seed, greedy)
 
     def policy(self, played: VectorEnv) -> Policy:
         """The trained policy of ours, for an environment like that of the run."""
@@ -101,10 +101,10 @@ def score(judged: Judged, episodes: int | None, seed: int, greedy: bool, device:
     played = envs.make_vec(config.env.name, members(episodes, num_levels, config.env.num_envs), **judged.options)
     references = envs.reference_policies(config.env.name)
 
-    def contender(name: str) -> Actor:
+    def contender(name: str) -> Player:
         if name == AGENT:
-            return judged.actor(played, seed, greedy, device)
-        return ReferenceActor(references[name](played, seed))
+            return judged.player(played, seed, greedy, device)
+        return ReferencePlayer(references[name](played, seed))
 
     shared = judged.about() | {"seed": seed, "actions": "greedy" if greedy else "sampled", "episodes": episodes}
     rows = []
@@ -128,8 +128,8 @@ def replay(judged: Judged, args: argparse.Namespace, **options: Any) -> tuple[Ep
     seed, level_id = args.seed + args.episode, None
     if judged.num_levels:
         level_id = int(args.episode % judged.num_levels)
-    actor = judged.actor(played, seed, args.greedy, torch_device("cpu"))
-    return play(actor, played, seed, level_id), played
+    player = judged.player(played, seed, args.greedy, torch_device("cpu"))
+    return play(player, played, seed, level_id), played
 
 
 def recall(judged: Judged, args: argparse.Namespace, **options: Any) -> tuple[Episode, Memory]:

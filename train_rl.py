@@ -16,7 +16,7 @@ from gymnasium.error import DependencyNotInstalled
 from engram import envs, ranks
 from engram.agents.actors import Actor, ActorError, Actors, InlineActors, ThreadActors
 from engram.agents.config import Config, RunConfig, from_json, parse, to_json
-from engram.agents.evaluate import PolicyActor, Score, evaluate, members
+from engram.agents.evaluate import PolicyPlayer, Score, evaluate, members
 from engram.agents.learner import Learner
 from engram.agents.presets import preset
 from engram.agents.stepper import EnvError
@@ -42,12 +42,12 @@ class Training:
             torch.manual_seed(config.seed)  # every rank starts from the same weights
             policy = make_policy(config.core, self.test_envs, **vars(config.policy)).to(device)
             self.learner = Learner(policy, config.agent, config.optim, config.minibatches)
-            self.actors, self.player = make_actors(config, self.learner), PolicyActor
+            self.actors, self.make_player = make_actors(config, self.learner), PolicyPlayer
         else:
-            from engram.agents.sb3_learner import SB3Actor, SB3Actors, SB3Learner  # slow to import
+            from engram.agents.sb3_learner import SB3Actors, SB3Learner, SB3Player  # slow to import
 
             self.learner = SB3Learner(config, envs.gymnasium_id(env.name), device)
-            self.actors, self.player = SB3Actors(self.learner), SB3Actor
+            self.actors, self.make_player = SB3Actors(self.learner), SB3Player
         self.step = self.rollouts = 0
         self.evaluation_due = False
         self.window = defaultdict(list)  # metrics since the last line of metrics.jsonl
@@ -55,8 +55,8 @@ class Training:
     def evaluate(self, stopped: Callable[[], bool]) -> Score | None:
         """Score of the policy as it is, on held-out levels where the environment has them; None if stopped."""
         config = self.config
-        actor = self.player(self.learner.policy, self.test_envs.num_envs, config.seed)
-        return evaluate(actor, self.test_envs, config.eval_episodes, config.seed, self.num_test_levels, stopped)
+        player = self.make_player(self.learner.policy, self.test_envs.num_envs, config.seed)
+        return evaluate(player, self.test_envs, config.eval_episodes, config.seed, self.num_test_levels, stopped)
 
     def save(self, run: Run | None) -> None:
         """Write a checkpoint of all ranks; each calls this, and rank 0 alone has the run."""

@@ -41,7 +41,7 @@ OBJECT_STORE_BYTES = 2**29
 _log = logging.getLogger(__name__)
 
 
-class Player:
+class RemoteActor:
     """What a process of Ray's runs: an actor, and its copy of the policy, on the CPU."""
 
     def __init__(self, policy: Policy, make_actor: Callable[[Policy], Actor]):
@@ -155,7 +155,7 @@ class RayActors:
 
     def _player(self, i: int) -> "ray.actor.ActorHandle":
         where = self.seeds[i], self._states[i], self._step
-        return ray.remote(Player).remote(self._policy, partial(begin, self.make_envs, self.unroll_length, *where))
+        return ray.remote(RemoteActor).remote(self._policy, partial(begin, self.make_envs, self.unroll_length, *where))
 
     def _ask(self, i: int) -> None:
         updates, weights = self._published

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engram.agents.evaluate import FIRST_SEED, Actor
+from engram.agents.evaluate import FIRST_SEED, Player
 from engram.agents.stepper import Stepper
 from engram.policies import Inputs, Policy
 from engram.policies.actions import Categorical
@@ -55,7 +55,7 @@ class Memory(Recollection):
     """of the actions that were taken, [T]; None where an action is not one choice of several"""
 
 
-def play(actor: Actor, envs, seed: int, level_id: int | None = None, max_steps: int = MAX_STEPS) -> Episode:
+def play(player: Player, envs, seed: int, level_id: int | None = None, max_steps: int = MAX_STEPS) -> Episode:
     """Play the episode of `envs`, of one member, that `evaluate` plays with this seed, on a level if there are levels.
 
     `envs` made with `render_mode="rgb_array"` gives pictures, `envs.scene` scenes.
@@ -75,7 +75,7 @@ def play(actor: Actor, envs, seed: int, level_id: int | None = None, max_steps: 
     ended = False
     while not ended and len(actions) < max_steps:
         inputs.append(stepper.inputs)
-        actions.append(actor(stepper.inputs))
+        actions.append(player(stepper.inputs))
         reward, _, finished = stepper.step(actions[-1])
         rewards.append(float(reward))
         infos.append({name: value[0] for name, value in stepper.info.items() if _said(name, stepper.info)})

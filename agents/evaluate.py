@@ -11,7 +11,7 @@ from engram.agents.stepper import Stepper
 from engram.policies import Inputs, Policy
 from engram.policies.tree import tree_map
 
-Actor = Callable[[Inputs], Tensor]
+Player = Callable[[Inputs], Tensor]
 """inputs, leaves [B, ...] -> actions [B, ...] of the environment's space"""
 
 
@@ -48,7 +48,7 @@ def members(episodes: int, num_levels: float | None, num_envs: int) -> int:
 
 
 def evaluate(
-    actor: Actor,
+    player: Player,
     envs,
     episodes: int,
     seed: int,
@@ -58,7 +58,7 @@ def evaluate(
     """Play `episodes` episodes, one in each member of `envs` at a time.
 
     Episode k follows a reset seeded by `FIRST_SEED + seed + k`, on level k % num_levels if there are levels, whoever
-    plays it: every actor meets the same levels and starts, and short episodes do not count for more. None if `stopped`
+    plays it: every player meets the same levels and starts, and short episodes do not count for more. None if `stopped`
     says so first.
     """
     outcomes = []
@@ -72,7 +72,7 @@ def evaluate(
         while playing.any():
             if stopped():
                 return None
-            _, _, ended = stepper.step(actor(stepper.inputs))
+            _, _, ended = stepper.step(player(stepper.inputs))
             now = playing[ended.member]  # not those of later episodes, which members play while others finish
             own[:, ended.member[now]] = ended.episode_return[now], ended.is_success[now]
             playing[ended.member] = False
@@ -80,7 +80,7 @@ def evaluate(
     return Score(*np.concatenate(outcomes, axis=1))
 
 
-class PolicyActor:
+class PolicyPlayer:
     """A policy that plays from fresh states, by the forward pass that training uses.
 
     Actions are drawn on the CPU, by the same random numbers whatever the policy's device.
@@ -101,7 +101,7 @@ class PolicyActor:
         return actions.to_env(actions.mode(logits) if self.greedy else actions.sample(logits, self.generator))
 
 
-class ReferenceActor:
+class ReferencePlayer:
     """A hand-written policy, called with observation and episode_starts as arrays, that plays in an agent's place."""
 
     def __init__(self, reference: Callable[[np.ndarray, np.ndarray], np.ndarray]):

@@ -180,8 +180,8 @@ class _Watch(BaseCallback):
         return not self.stopped()
 
 
-class SB3Actor:
-    """A package's policy that plays from fresh states, with random numbers of its own; see `evaluate.PolicyActor`."""
+class SB3Player:
+    """A package's policy that plays from fresh states, with random numbers of its own; see `evaluate.PolicyPlayer`."""
 
     def __init__(self, policy: BasePolicy, num_envs: int, seed: int, greedy: bool = False):
         self.policy, self.greedy = policy, greedy

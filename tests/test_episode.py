@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Discrete
 from numpy.testing import assert_allclose, assert_array_equal
 
 from engram.agents.episode import as_data, look_back, play
-from engram.agents.evaluate import PolicyActor, evaluate
+from engram.agents.evaluate import PolicyPlayer, evaluate
 from engram.envs import make_vec
 from engram.policies import Inputs, core_config, make_policy
 
@@ -53,7 +53,7 @@ def a_policy(envs, core="fwm", **choices):
 def played(core="fwm", seed=3, **choices):
     envs = graphs()
     policy = a_policy(envs, core, **choices)
-    return policy, play(PolicyActor(policy, 1, seed), envs, seed, level_id=seed)
+    return policy, play(PolicyPlayer(policy, 1, seed), envs, seed, level_id=seed)
 
 
 def test_steps_are_those_of_the_environment():
@@ -82,8 +82,8 @@ def test_it_is_the_episode_of_that_number(number):
     """Of an evaluation with the same choices: greedy ones, since draws depend on who else draws."""
     envs = graphs(7)
     policy = a_policy(envs, **FWM)
-    score = evaluate(PolicyActor(policy, 7, seed=2, greedy=True), envs, 7, 2, num_levels=3)
-    alone = play(PolicyActor(policy, 1, 2, greedy=True), graphs(), 2 + number, level_id=number % 3)
+    score = evaluate(PolicyPlayer(policy, 7, seed=2, greedy=True), envs, 7, 2, num_levels=3)
+    alone = play(PolicyPlayer(policy, 1, 2, greedy=True), graphs(), 2 + number, level_id=number % 3)
     assert alone.reward.sum() == pytest.approx(score.returns[number], abs=1e-5)
 
 
@@ -144,7 +144,7 @@ def test_traces_are_means_and_ranges_of_each_step():
 def test_a_choice_of_several_has_no_one_probability():
     envs = make_vec("Pendulum-v1", 1)
     policy = a_policy(envs, "gru", hidden_size=4)
-    episode = play(PolicyActor(policy, 1, 0), envs, 0, max_steps=3)
+    episode = play(PolicyPlayer(policy, 1, 0), envs, 0, max_steps=3)
     memory = look_back(policy, episode)
     assert memory.probability is None
     assert np.isfinite(memory.entropy).all()

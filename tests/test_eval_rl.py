@@ -15,7 +15,7 @@ import torch
 import eval_rl
 import train_rl
 from engram import envs
-from engram.agents.evaluate import ReferenceActor, evaluate
+from engram.agents.evaluate import ReferencePlayer, evaluate
 from engram.envs import references
 from engram.run import load_checkpoint
 
@@ -82,7 +82,7 @@ def test_references_are_scored_as_they_play(runs, scores):
     rows, _ = scores(runs["fwm"], "--split", "test", "--seed", "5")
     played = envs.make_vec("graph-pomdp", LEVELS, episode_length=8, num_levels=LEVELS, split="test")
     for name, policy in envs.reference_policies("graph-pomdp").items():
-        score = evaluate(ReferenceActor(policy(played, 5)), played, LEVELS, 5)
+        score = evaluate(ReferencePlayer(policy(played, 5)), played, LEVELS, 5)
         (row,) = (row for row in rows if row["policy"] == name)
         assert (row["mean"], row["standard_error"]) == (score.mean, score.standard_error)
     means = {row["policy"]: row["mean"] for row in rows}
@@ -291,6 +291,6 @@ def test_levels_without_end_are_judged_on_the_first_of_them(tmp_path, scores):
     assert train_rl.main([*flags.split(), "--env.kwargs.num-levels", "None", "--folder", folder]) == 0
     rows, _ = scores(folder, "--split", "test")
     finite = envs.make_vec("graph-pomdp", 7, episode_length=8, num_levels=7, split="test")
-    explorer = ReferenceActor(envs.reference_policies("graph-pomdp")["explorer"](finite, 0))
+    explorer = ReferencePlayer(envs.reference_policies("graph-pomdp")["explorer"](finite, 0))
     (row,) = (row for row in rows if row["policy"] == "explorer")
     assert (row["episodes"], row["mean"]) == (7, evaluate(explorer, finite, 7, 0, 7).mean)

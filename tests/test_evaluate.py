@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from engram.agents.evaluate import FIRST_SEED, MAX_MEMBERS, PolicyActor, ReferenceActor, Score, evaluate, members
+from engram.agents.evaluate import FIRST_SEED, MAX_MEMBERS, PolicyPlayer, ReferencePlayer, Score, evaluate, members
 from engram.envs import make_vec, reference_policies
 from engram.policies import Inputs, core_config, make_policy
 
@@ -94,7 +94,7 @@ def test_one_seed_one_score(core):
     policy = a_policy(envs, core)
 
     def returns(of_actions=1, of_episodes=1, greedy=False):
-        actor = PolicyActor(policy, envs.num_envs, of_actions, greedy)
+        actor = PolicyPlayer(policy, envs.num_envs, of_actions, greedy)
         return evaluate(actor, envs, 12, of_episodes).returns.tolist()
 
     assert returns() == returns()
@@ -118,8 +118,8 @@ def test_all_policies_play_the_same_levels_from_the_same_starts(options):
 
         return act
 
-    actors = {name: ReferenceActor(policy(envs, 4)) for name, policy in reference_policies("graph-pomdp").items()}
-    actors["agent"] = PolicyActor(a_policy(envs), envs.num_envs, 4)
+    actors = {name: ReferencePlayer(policy(envs, 4)) for name, policy in reference_policies("graph-pomdp").items()}
+    actors["agent"] = PolicyPlayer(a_policy(envs), envs.num_envs, 4)
     seen = {}
     for name, actor in actors.items():
         seen[name] = [[] for _ in range(envs.num_envs)]
@@ -133,7 +133,7 @@ def test_all_policies_play_the_same_levels_from_the_same_starts(options):
 def test_acting_is_the_forward_pass_of_training(core):
     envs = graphs()
     policy, seen, actions = a_policy(envs, core), [], []
-    actor = PolicyActor(policy, envs.num_envs, seed=0, greedy=True)
+    actor = PolicyPlayer(policy, envs.num_envs, seed=0, greedy=True)
 
     def watched(inputs):
         seen.append(inputs)
@@ -151,7 +151,7 @@ def test_evaluating_draws_nothing_from_the_global_generators():
     envs = graphs()
     policy = a_policy(envs)
     before = torch.get_rng_state()
-    evaluate(PolicyActor(policy, envs.num_envs, seed=0), envs, 6, seed=0)
+    evaluate(PolicyPlayer(policy, envs.num_envs, seed=0), envs, 6, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(p.grad is None for p in policy.parameters())
 

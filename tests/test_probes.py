@@ -7,7 +7,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from engram.agents.a2c import A2C
-from engram.agents.evaluate import PolicyActor, evaluate
+from engram.agents.evaluate import PolicyPlayer, evaluate
 from engram.agents.impala import IMPALA
 from engram.agents.learner import Learner
 from engram.agents.rollout import collect
@@ -74,7 +74,7 @@ def best_score(make_core, updates, agent=A2C, delay=4, num_envs=64):
         for _ in range(100):
             rollout, state = collect(stepper, policy, state, delay + 3, generator)
             learner.update(rollout)
-        score = evaluate(PolicyActor(policy, num_envs, seed=0, greedy=True), test_envs, 4 * num_envs, seed=1_000)
+        score = evaluate(PolicyPlayer(policy, num_envs, seed=0, greedy=True), test_envs, 4 * num_envs, seed=1_000)
         best = max(best, score.mean)
     return best
 

@@ -17,7 +17,7 @@ import eval_rl
 import train_rl
 from engram import envs as engram_envs
 from engram.agents import actors
-from engram.agents.evaluate import PolicyActor, ReferenceActor, evaluate
+from engram.agents.evaluate import PolicyPlayer, ReferencePlayer, evaluate
 from engram.agents.rollout import collect
 from engram.agents.stepper import Stepper
 from engram.envs import make_vec
@@ -124,8 +124,8 @@ def test_greedy_actions_are_the_likeliest(spaces):
     policy, inputs = make_policy(LSTM.Config(8), envs), Stepper(envs, seed=0).inputs
     output, _ = policy(tree_map(lambda leaf: leaf[None], inputs), policy.initial_state(4))
     likeliest = policy.actions.to_env(policy.actions.mode(output.policy_logits[0].detach()))
-    drawn = [PolicyActor(policy, 4, seed)(inputs) for seed in range(20)]
-    assert torch.equal(PolicyActor(policy, 4, seed=0, greedy=True)(inputs), likeliest)
+    drawn = [PolicyPlayer(policy, 4, seed)(inputs) for seed in range(20)]
+    assert torch.equal(PolicyPlayer(policy, 4, seed=0, greedy=True)(inputs), likeliest)
     assert any(not torch.equal(action, likeliest) for action in drawn)
 
 
@@ -137,7 +137,7 @@ def test_a_reference_policy_sees_arrays(spaces):
         seen.append(observation)
         return random(observation, episode_starts)
 
-    assert len(evaluate(ReferenceActor(reference), envs, 8, seed=0).returns) == 8
+    assert len(evaluate(ReferencePlayer(reference), envs, 8, seed=0).returns) == 8
     for observation in seen:
         assert leaves(observation) == leaves(envs.observation_space.sample())
         tree_map(lambda leaf: isinstance(leaf, np.ndarray) or pytest.fail("not an array"), observation)
@@ -238,7 +238,7 @@ def best_score(line, monkeypatch):
 
 def random_score(env):
     envs = make_vec(env, 32)
-    return evaluate(ReferenceActor(RandomPolicy(envs, seed=0)), envs, 64, seed=0).mean
+    return evaluate(ReferencePlayer(RandomPolicy(envs, seed=0)), envs, 64, seed=0).mean
 
 
 def test_a_picture_is_understood(monkeypatch):
