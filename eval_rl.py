@@ -180,7 +180,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="where agents play: auto (default), cpu, cuda or cuda:N")
     parser.add_argument("--json", metavar="FILE", help="also write the scores there")
     parser.add_argument("--report", metavar="FILE", help="also draw the runs on a page of HTML")
-    parser.add_argument("--video", metavar="FILE", help="also film one run, as .gif")
+    parser.add_argument("--video", metavar="FILE", help="also film one run, as .gif or .mp4")
     parser.add_argument("--episode", type=integer(0), default=0, help="the one in --report and --video (default 0)")
     args = parser.parse_args(argv)
     folders = list(dict.fromkeys(args.runs))

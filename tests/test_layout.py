@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SHARED = {"checkpoint", "command_line", "flags", "optim", "progress", "ranks", "run", "stop"}
 MAY_IMPORT = {  # folder: libraries, parts of engram
-    "engram": ({"PIL", "numpy", "plotly", "rich", "torch", "tyro"}, {"envs", "report", *SHARED}),
+    "engram": ({"PIL", "imageio_ffmpeg", "numpy", "plotly", "rich", "torch", "tyro"}, {"envs", "report", *SHARED}),
     "envs": ({"envpool", "gymnasium", "numba", "numpy"}, {"envs"}),
     "policies": ({"numba", "numpy", "torch"}, {"policies"}),
     "agents": (

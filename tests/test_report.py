@@ -5,6 +5,7 @@ import json
 import re
 import sys
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from hypothesis import given
@@ -219,6 +220,19 @@ def test_a_film(tmp_path):
         assert film.info["duration"] == 250 or i == 3
 
 
+def test_a_film_as_mp4(tmp_path):
+    pictures = [np.full((31, 51, 3), 60 * i, np.uint8) for i in range(4)]
+    path = tmp_path / "film.mp4"
+    write_film(path, pictures, [f"core\nstep {i}" for i in range(4)], fps=4)
+    frames = imageio_ffmpeg.read_frames(str(path))
+    about = next(frames)
+    width, height = about["size"]
+    shown = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in frames]
+    assert (about["fps"], about["codec"], width) == (4, "h264", 408)
+    assert len(shown) == 4 + 16, "the end stays for four seconds"
+    assert [round(frame[:240].mean() / 60) for frame in shown] == [0, 1, 2, *[3] * 17]
+
+
 def test_other_films_are_one_line(tmp_path):
-    with pytest.raises(RunError, match=r"only .gif is written"):
-        write_film(tmp_path / "film.mp4", [], [], 4)
+    with pytest.raises(RunError, match=r"film.avi: choose .gif or .mp4$"):
+        write_film(tmp_path / "film.avi", [], [], 4)
