@@ -697,7 +697,8 @@ def test_what_cannot_be_written_is_one_line(folder, tmp_path, capsys):
     run = folder / "lstm"
     assert "there is no folder" in failed(run, "--report", tmp_path / "nowhere" / "report.html")
     assert "it is a folder" in failed(run, "--report", tmp_path)
-    assert "only .gif is written" in failed(run, "--video", tmp_path / "film.mp4")
+    assert "choose .gif or .mp4" in failed(run, "--video", tmp_path / "film.avi")
+    assert "a report is a page, .html" in failed(run, "--report", tmp_path / "report.pdf")
     assert "--video films one run; got 2" in failed(run, folder / "rmc", "--video", tmp_path / "film.gif")
     assert "there is no run folder" in failed(run, tmp_path / "nowhere", "--report", tmp_path / "report.html")
     assert not list(tmp_path.iterdir())
