@@ -40,20 +40,24 @@ def choose(
              --resume; and the other arguments.
     Raises:  ConfigError.
     """
-    chosen, rest = _read(argv, dict.fromkeys([*names, *folders], str))
+    chosen, rest = take_flags(argv, dict.fromkeys([*names, *folders], str))
     for name, action in folders.items():
         if name not in chosen:
             continue
         folder = chosen.pop(name)
-        changed, rest = _read(rest, changes if name == "resume" else {})
+        changed, rest = take_flags(rest, changes if name == "resume" else {})
         if others := [f"--{other} {value}" for other, value in chosen.items()] + rest:
             raise ConfigError(f"--{name} {folder} {action}; drop {' '.join(others)}")
         chosen[name] = Resumed(folder, changed) if name == "resume" else folder
     return {**names, **dict.fromkeys(folders), **chosen}, rest
 
 
-def _read(argv: list[str], flags: Mapping[str, Callable[[str], Any]]) -> tuple[dict[str, Any], list[str]]:
-    """The flags that are given, by name with underscores, and the other arguments. Raises ConfigError."""
+def take_flags(argv: list[str], flags: Mapping[str, Callable[[str], Any]]) -> tuple[dict[str, Any], list[str]]:
+    """Those of `flags` that are given, by name with underscores, and the other arguments.
+
+    Args:   flags: without dashes, to how their values are read.
+    Raises: ConfigError.
+    """
     parser = argparse.ArgumentParser(
         add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS
     )

@@ -1,6 +1,5 @@
 """The configuration of a supervised run: frozen dataclasses, a command line over them, and their form in JSON."""
 
-import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from engram.command_line import ConfigError, Resumed, check_name, choose, new_folder, read_flags
+from engram.command_line import ConfigError, Resumed, check_name, choose, new_folder, read_flags, take_flags
 from engram.flags import Flags
 from engram.optim import OptimConfig
 from engram.policies import CORES, CoreConfig, core_config
@@ -78,18 +77,12 @@ class Inspection(NamedTuple):
 
 def parse_inspection(argv: list[str]) -> tuple[Inspection | None, list[str]]:
     """The flags --inspect and --report of the command line, and the others. Raises: ConfigError."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--inspect")
-    parser.add_argument("--report")
-    try:
-        chosen, rest = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise ConfigError(str(error)) from None
-    if chosen.inspect is None:
-        if chosen.report is not None:
-            raise ConfigError(f"--report {chosen.report} says where --inspect draws; add --inspect")
-        return None, rest
-    return Inspection(chosen.inspect, chosen.report), rest
+    given, rest = take_flags(argv, {"inspect": str, "report": str})
+    if "inspect" in given:
+        return Inspection(given["inspect"], given.get("report")), rest
+    if "report" in given:
+        raise ConfigError(f"--report {given['report']} says where --inspect draws; add --inspect")
+    return None, rest
 
 
 def parse(argv: list[str]) -> tuple[Config | None, Resumed | None, str | None]:

@@ -51,7 +51,7 @@ class Babi(Task):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return tuple(f"{task} {babi.TASKS[task]}" for task in self.tasks)
+        return babi.titles(self.tasks)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from numba import njit
 
 from engram.supervised.tasks.examples import training_indices
 from engram.supervised.tasks.stream import Stream
-from engram.supervised.tasks.task import Batch, Tokens
+from engram.supervised.tasks.task import Batch
 from engram.supervised.text import babi
 from engram.supervised.text.origin import DATA_DIR, DataDir
 
@@ -54,16 +54,8 @@ class CatBabi(Stream):
         babi.check(self)
 
     @property
-    def inputs(self) -> Tokens:
-        return Tokens(len(self.vocabulary), names=self.vocabulary)
-
-    @property
-    def outputs(self) -> Tokens:
-        return Tokens(len(self.vocabulary), names=self.vocabulary)
-
-    @property
     def parts(self) -> tuple[str, ...]:
-        return tuple(f"{task} {babi.TASKS[task]}" for task in self.tasks)
+        return babi.titles(self.tasks)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:

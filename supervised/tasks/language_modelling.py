@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 
 from engram.supervised.tasks.stream import Stream
-from engram.supervised.tasks.task import Batch, Tokens
+from engram.supervised.tasks.task import Batch
 from engram.supervised.text import language
 from engram.supervised.text.origin import DATA_DIR, GENERATED, DataDir
 
@@ -49,14 +49,6 @@ class LanguageModelling(Stream):
         self.require(self.corpus in language.CORPORA, "corpus", " or ".join(language.CORPORA))
         self.require(self.size in get_args(Size), "size", " or ".join(get_args(Size)))
         self.require(not self.vary_window or self.window >= SHORTEST, "window", f"at least {SHORTEST}")
-
-    @property
-    def inputs(self) -> Tokens:
-        return Tokens(len(self.vocabulary), names=self.vocabulary)
-
-    @property
-    def outputs(self) -> Tokens:
-        return Tokens(len(self.vocabulary), names=self.vocabulary)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from engram.supervised.tasks.task import Batch, Task
+from engram.supervised.tasks.task import Batch, Task, Tokens
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,14 @@ class Stream(Task):
     def __post_init__(self):
         super().__post_init__()
         self.require(self.window > 0, "window", "at least 1")
+
+    @property
+    def inputs(self) -> Tokens:
+        return Tokens(len(self.vocabulary), names=self.vocabulary)
+
+    @property
+    def outputs(self) -> Tokens:
+        return self.inputs
 
     def batches(self, split: str, batch_size: int) -> Iterator[Batch]:
         return self.chunks(split, self.valid_rows if split == "valid" else 1)

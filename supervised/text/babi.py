@@ -78,6 +78,11 @@ def parse(lines: Iterable[str]) -> Iterator[Story]:
         yield tuple(story)
 
 
+def titles(tasks: tuple[int, ...]) -> tuple[str, ...]:
+    """What each of the tasks is called in reports."""
+    return tuple(f"{task} {TASKS[task]}" for task in tasks)
+
+
 def check(options: Any) -> None:
     """Of a task on these stories: make `tasks` a tuple, and raise a ValueError unless it and `size` are possible."""
     tasks = tuple(options.tasks)
