@@ -119,9 +119,12 @@ def new_folder(stem: str) -> Path:
 
 
 def _one_line(box: str) -> str:
-    """What tyro says in a box of several sections: the first is the complaint, the second may have flags to use."""
-    rows = [row.strip("│ ") for row in box.splitlines()[1:-1]]
-    said, _, rest = "\n".join(rows).partition("\n─")
-    said = " ".join(said.split()).rstrip(".")
-    near = re.findall(r"^--\S+", rest, re.MULTILINE) if "Perhaps you meant" in rest else []
+    """What tyro says in a box, of ASCII where stdout has no other: a title, then sections with rules between them.
+
+    The first is the complaint; another may have flags to use.
+    """
+    rows = [row.strip("│╰╯ ") for row in box.splitlines()[1:]]
+    said, *rest = filter(str.strip, re.split("^[─-]+$", "\n".join(rows), flags=re.MULTILINE))
+    said = re.sub(r"^Error parsing (?:--)?", "--", " ".join(said.split()).rstrip("."))
+    near = [flag for part in rest if "Perhaps you meant" in part for flag in re.findall(r"^--\S+", part, re.MULTILINE)]
     return said + (f"; did you mean {' or '.join(near)}?" if near else "; --help shows the flags")

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EncoderName = Literal["auto", "flat", "box", "nature", "impala"]
+EncoderName = Literal["auto", "flat", "box", "nature", "shallow", "impala"]
 """how images are read: auto is nature from 36 x 36 pixels and box below; what is no image has one encoder"""
 
 
@@ -138,25 +138,38 @@ class BoxEncoder(Encoder):
         return torch.cat([maps, self.places.expand(len(maps), -1, -1, -1)], 1).flatten(1)
 
 
-class NatureEncoder(Encoder):
-    """The convolutions of Mnih et al. 2015 (Methods): images of at least 36 x 36 pixels -> 512 features."""
+class ConvEncoder(Encoder):
+    """Convolutions without padding and a linear layer, each with a ReLU."""
 
-    output_size = 512
+    convolutions: ClassVar[tuple[tuple[int, int, int], ...]]
+    """(channels, side of the kernel, stride) of each"""
+    least: ClassVar[int]
+    """rows and columns of which they leave one"""
 
     def __init__(self, pixels: Pixels):
         super().__init__()
         channels, height, width = pixels.output_shape
-        self.pixels = pixels
-        self.conv1, self.conv2 = nn.Conv2d(channels, 32, 8, stride=4), nn.Conv2d(32, 64, 4, stride=2)
-        self.conv3 = nn.Conv2d(64, 64, 3)
-        rows, columns = (((side - 8) // 4 + 1 - 4) // 2 + 1 - 2 for side in (height, width))
-        self.linear = nn.Linear(64 * rows * columns, self.output_size)
+        layers = []
+        for outputs, kernel, stride in self.convolutions:
+            layers += [nn.Conv2d(channels, outputs, kernel, stride), nn.ReLU()]
+            channels, height, width = outputs, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        linear = nn.Linear(channels * height * width, self.output_size)
+        self.layers = nn.Sequential(pixels, *layers, nn.Flatten(), linear, nn.ReLU())
 
     def forward(self, observation: Tensor) -> Tensor:
-        maps = self.pixels(observation)
-        for conv in (self.conv1, self.conv2, self.conv3):
-            maps = F.relu(conv(maps))
-        return F.relu(self.linear(maps.flatten(1)))
+        return self.layers(observation)
+
+
+class NatureEncoder(ConvEncoder):
+    """The convolutions of Mnih et al. 2015 (Methods): images of at least 36 x 36 pixels -> 512 features."""
+
+    convolutions, output_size, least = ((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512, 36
+
+
+class ShallowEncoder(ConvEncoder):
+    """The smaller network of Espeholt et al. 2018 (Fig. 3, left): images of at least 20 x 20 pixels -> 256 features."""
+
+    convolutions, output_size, least = ((16, 8, 4), (32, 4, 2)), 256, 20
 
 
 class Residual(nn.Module):
@@ -193,8 +206,7 @@ class ImpalaEncoder(Encoder):
         return F.relu(self.linear(self.sections(observation)))
 
 
-IMAGE_ENCODERS = {"box": BoxEncoder, "nature": NatureEncoder, "impala": ImpalaEncoder}
-LEAST = 36  # rows and columns of which the convolutions of Mnih et al. leave one
+IMAGE_ENCODERS = {"box": BoxEncoder, "nature": NatureEncoder, "shallow": ShallowEncoder, "impala": ImpalaEncoder}
 
 
 def make_encoder(space, name: EncoderName = "auto", normalize: bool = False) -> Encoder:
@@ -242,13 +254,14 @@ def _has_images(space) -> bool:
 
 def _image_encoder(space, name: EncoderName) -> Encoder:
     pixels = Pixels(space.shape, _largest(space))
-    large = min(pixels.output_shape[1:]) >= LEAST
+    side = min(pixels.output_shape[1:])
     if name == "auto":
-        name = "nature" if large else "box"
-    if name == "nature" and not large:
-        need = f"{LEAST} x {LEAST} pixels"
-        raise ValueError(f"--policy.encoder nature needs {need}; observations are of {_shown(space)}, try box")
-    return IMAGE_ENCODERS[name](pixels)
+        name = "nature" if side >= NatureEncoder.least else "box"
+    kind = IMAGE_ENCODERS[name]
+    if issubclass(kind, ConvEncoder) and side < kind.least:
+        need = f"{kind.least} x {kind.least} pixels"
+        raise ValueError(f"--policy.encoder {name} needs {need}; observations are of {_shown(space)}, try box")
+    return kind(pixels)
 
 
 def _largest(space) -> float:

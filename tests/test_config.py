@@ -1,6 +1,7 @@
 """The command line, its presets, and the config in a run folder."""
 
 import dataclasses
+import io
 import json
 
 import pytest
@@ -138,7 +139,7 @@ def test_an_unknown_choice_is_answered_with_the_choices(line, message):
         ("--core lstm --core.memory-size 8", "--core.memory-size"),
         ("--env CartPole-v1 --env.kwargs.num-states", "--env.kwargs.num-states needs a value"),
         ("--env CartPole-v1 --env.kwargs.num-states --seed 3", "--env.kwargs.num-states needs a value"),
-        ("--seed first", "--seed"),
+        ("--seed first", "--seed: invalid literal for int() with base 10: 'first'"),
         ("--env.kwargs.split trial", "'train', 'test', 'valid'"),
         ("--agent.returns all", "n-step"),
         ("--unroll-length 0", "--unroll-length"),
@@ -151,7 +152,7 @@ def test_an_unknown_choice_is_answered_with_the_choices(line, message):
         (f"--seed {2**31}", "--seed"),
         ("--optim.epsilon -1", "epsilon=-1.0, but it must be at least 0 (--optim.epsilon)"),
         ("--policy.reward-clip 0", "--policy.reward-clip"),
-        ("--core.memory-size 0", "memory_size=0"),
+        ("--core.memory-size 0", "--core: FWM.Config: memory_size=0"),
         ("--agent.discount 99", "--agent.discount"),
         ("--optim.max-grad-norm 0", "--optim.max-grad-norm"),
         ("--env.num-envs 4 --minibatches 5", "--minibatches"),
@@ -168,6 +169,24 @@ def test_a_wrong_flag_or_value_is_named_in_one_line(line, said, capsys):
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        (
+            "--core.memory-size 0",
+            "--core: FWM.Config: memory_size=0, but it must be at least 1; --help shows the flags",
+        ),
+        ("--core.memory-sise 8", "Unrecognized options: --core.memory-sise, 8; did you mean --core.memory-size?"),
+    ],
+)
+def test_what_it_says_is_the_same_on_every_terminal(flag, said, encoding, monkeypatch):
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    with pytest.raises(ConfigError) as caught:
+        parsed(flag)
+    assert str(caught.value) == said
 
 
 def test_options_of_environments_of_others_are_literals_or_text():

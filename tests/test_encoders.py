@@ -22,6 +22,7 @@ from engram.policies.encoders import (
     NormalizedEncoder,
     OneHotEncoder,
     Pixels,
+    ShallowEncoder,
     make_encoder,
 )
 
@@ -215,6 +216,7 @@ def test_grey_images_have_one_channel():
         (image_space(6, 5, 5), "impala", ImpalaEncoder),
         (image_space(84, 84, 4), "impala", ImpalaEncoder),
         (image_space(36, 36, 3), "nature", NatureEncoder),
+        (image_space(20, 20, 3), "shallow", ShallowEncoder),
         (image_space(84, 84, 4), "flat", FlatEncoder),
         (Box(0, 1, (2, 2, 2, 2)), "flat", FlatEncoder),
         (Box(0, 1, (8, 8)), "auto", FlatEncoder),
@@ -234,7 +236,14 @@ def test_the_encoder_of_a_space(space, name, kind):
 
 def test_a_name_is_for_the_images_of_a_dict():
     space = Dict(picture=image_space(40, 40, 3), bearing=Box(-1, 1, (2,)), goal=Discrete(3))
-    for name, width in (("auto", 512), ("nature", 512), ("impala", 256), ("box", 26 * 1600), ("flat", 4800)):
+    for name, width in (
+        ("auto", 512),
+        ("nature", 512),
+        ("shallow", 256),
+        ("impala", 256),
+        ("box", 26 * 1600),
+        ("flat", 4800),
+    ):
         assert make_encoder(space, name).output_size == width + 2 + 3
 
 
@@ -270,6 +279,8 @@ def test_the_network_of_box_world():
         ((3, 15, 19), "box", 26 * 285, (3 * 4 + 1) * 12 + (12 * 4 + 1) * 24),
         ((4, 84, 84), "nature", 512, 1_684_128),
         ((3, 36, 36), "nature", 512, (3 * 64 + 1) * 32 + (32 * 16 + 1) * 64 + (64 * 9 + 1) * 64 + 65 * 512),
+        ((4, 84, 84), "shallow", 256, (4 * 64 + 1) * 16 + (16 * 16 + 1) * 32 + (32 * 9 * 9 + 1) * 256),
+        ((1, 20, 36), "shallow", 256, (64 + 1) * 16 + (16 * 16 + 1) * 32 + (32 * 1 * 3 + 1) * 256),
         ((4, 84, 84), "impala", 256, 97_744 + (32 * 11 * 11 + 1) * 256),
         ((3, 72, 96), "impala", 256, 97_600 + (32 * 9 * 12 + 1) * 256),
     ],
@@ -287,6 +298,17 @@ def test_the_network_of_nature():
         own.data = given_weights.data
     images = batch(space)
     assert_close(encoder(images), other(images.float() / 255))
+
+
+def test_the_shallow_network():
+    torch.manual_seed(0)
+    encoder = make_encoder(image_space(4, 44, 28), "shallow")
+    images = batch(image_space(4, 44, 28))
+    kernels1, bias1, kernels2, bias2, weights, bias = encoder.parameters()
+    maps = relu(conv2d(images.float() / 255, kernels1, bias1, stride=4))
+    maps = relu(conv2d(maps, kernels2, bias2, stride=2))
+    assert maps.shape == (3, 32, 4, 2)
+    assert_close(encoder(images), relu(maps.flatten(1) @ weights.T + bias))
 
 
 def test_the_network_of_impala():
@@ -328,7 +350,7 @@ def test_layouts_are_one_image():
     """Channels first or last, bytes or floats: the same features from the same weights."""
     image = batch(image_space(36, 36, 3))
     first = image.permute(0, 3, 1, 2).contiguous()
-    for name in ("box", "nature", "impala"):
+    for name in ("box", "nature", "shallow", "impala"):
         spaces = image_space(36, 36, 3), image_space(3, 36, 36), Box(0, 1, (3, 36, 36))
         encoders = [make_encoder(space, name) for space in spaces]
         for encoder in encoders[1:]:
@@ -360,7 +382,8 @@ def test_layouts_are_one_image():
             "nature",
             "nature needs 36 x 36 pixels; observations are of Box(0, 255, (35, 84, 3), uint8), try box",
         ),
-        (Discrete(3), "natur", "no encoder is called 'natur'; choose from auto, flat, box, nature, impala"),
+        (image_space(40, 19), "shallow", "shallow needs 20 x 20 pixels; observations are of Box(0, 255, (40, 19),"),
+        (Discrete(3), "natur", "no encoder is called 'natur'; choose from auto, flat, box, nature, shallow, impala"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(space, name, message):
