@@ -84,13 +84,16 @@ class Judged(NamedTuple):
         return shared | {"split": self.options.get("split")}
 
 
-def score(judged: Judged, episodes: int | None, seed: int, greedy: bool, device: torch.device) -> list[dict[str, Any]]:
+def score(
+    judged: Judged, episodes: int | None, repeats: int, seed: int, greedy: bool, device: torch.device
+) -> list[dict[str, Any]]:
     """Scores of a trained policy and of the reference policies, on the same levels from the same seeds.
 
     A reference that cannot be had in this environment is left out, with a warning.
 
     Args: episodes: as many for each policy; None for as many as an evaluation during training had, and so many more
           that every level is played equally often.
+          repeats: how often as many are played.
     """
     config, num_levels = judged.config, judged.num_levels
     if episodes is None:
@@ -98,7 +101,8 @@ def score(judged: Judged, episodes: int | None, seed: int, greedy: bool, device:
         episodes = config.eval_episodes
         if levels is not None and isfinite(levels):
             episodes = levels * ceil(episodes / levels)
-    played = envs.make_vec(config.env.name, members(episodes, num_levels, config.env.num_envs), **judged.options)
+    total = repeats * episodes
+    played = envs.make_vec(config.env.name, members(total, num_levels, config.env.num_envs), **judged.options)
     references = envs.reference_policies(config.env.name)
 
     def contender(name: str) -> Player:
@@ -106,15 +110,22 @@ def score(judged: Judged, episodes: int | None, seed: int, greedy: bool, device:
             return judged.player(played, seed, greedy, device)
         return ReferencePlayer(references[name](played, seed))
 
-    shared = judged.about() | {"seed": seed, "actions": "greedy" if greedy else "sampled", "episodes": episodes}
+    shared = judged.about() | {"seed": seed, "actions": "greedy" if greedy else "sampled"}
+    shared |= {"episodes": episodes, "repeats": repeats}
     rows = []
     for name in (AGENT, *references):
         try:
-            result = evaluate(contender(name), played, episodes, seed, num_levels)  # one at a time: some hold gigabytes
+            result = evaluate(contender(name), played, total, seed, num_levels)  # one at a time: some hold gigabytes
         except PlanTooLarge as error:
             print(f"warning: {judged.folder} is not compared with the {name}: {error}", file=sys.stderr)
             continue
-        scores = {"mean": result.mean, "standard_error": result.standard_error, "success_rate": result.success_rate}
+        scores = {
+            "mean": result.mean,
+            "standard_error": result.standard_error,
+            "deviation": float(result.returns.reshape(repeats, -1).mean(1).std(ddof=1)) if repeats > 1 else None,
+            "success_rate": result.success_rate,
+            "human_normalised": envs.human_normalised(config.env.name, result.mean),
+        }
         rows.append(shared | {"policy": name, **scores, "returns": result.returns})
     return rows
 
@@ -144,11 +155,11 @@ def table(rows: list[dict[str, Any]]) -> Table:
     """The scores of one run: a line for each policy, a column for each split."""
     first = rows[0]
     episodes = " or ".join(dict.fromkeys(f"{row['episodes']:,}" for row in rows))
+    if first["repeats"] > 1:
+        episodes = f"{first['repeats']} x {episodes}"
     title = f"{first['run']} after {first['step']:,} steps, {first['actions']} actions, {episodes} episodes"
     splits = list(dict.fromkeys(row["split"] for row in rows))
-    success = "" if first["success_rate"] is None else " (share of successful episodes)"
-    caption = f"undiscounted return of an episode, mean ± standard error over episodes{success}"
-    shown = Table(title=title, caption=caption)
+    shown = Table(title=title, caption=legend(first))
     shown.add_column("policy")
     for split in splits:
         shown.add_column(split or "return", justify="right")
@@ -160,10 +171,21 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def cell(row: dict[str, Any]) -> str:
+    """A score as it is shown; `legend` says what its numbers are."""
     shown = f"{row['mean']:.2f}"
-    if row["standard_error"] is not None:
-        shown += f" ± {row['standard_error']:.2f}"
+    spread = row["standard_error"] if row["repeats"] == 1 else row["deviation"]
+    if spread is not None:
+        shown += f" ± {spread:.2f}"
+    if row["human_normalised"] is not None:
+        shown += f" ({row['human_normalised']:.3f})"
     return shown if row["success_rate"] is None else f"{shown} ({row['success_rate']:.1%})"
+
+
+def legend(row: dict[str, Any]) -> str:
+    spread = "error over episodes" if row["repeats"] == 1 else "deviation of the evaluations' means"
+    beside = " (random play 0, human 1)" if row["human_normalised"] is not None else ""
+    beside += " (share of successful episodes)" if row["success_rate"] is not None else ""
+    return f"undiscounted return of an episode, mean ± standard {spread}{beside}"
 
 
 def main(argv: list[str]) -> int:
@@ -175,6 +197,7 @@ def main(argv: list[str]) -> int:
         type=integer(1),
         help="episodes of each policy (default: as in training's evaluations, but as many on each level)",
     )
+    parser.add_argument("--repeats", type=integer(1), default=1, help="evaluations, each of as many further episodes")
     parser.add_argument("--seed", type=integer(0), default=0, help="of actions and episodes")
     parser.add_argument("--greedy", action="store_true", help="take the likeliest action instead of drawing one")
     parser.add_argument("--device", default="auto", help="where agents play: auto (default), cpu, cuda or cuda:N")
@@ -225,7 +248,8 @@ def judge(folders: list[str], args: argparse.Namespace) -> tuple[list[dict[str, 
                     raise
                 missing.append(str(error))
                 break
-            rows += score(last[folder], args.episodes, args.seed, args.greedy, torch_device(args.device))
+            device = torch_device(args.device)
+            rows += score(last[folder], args.episodes, args.repeats, args.seed, args.greedy, device)
             if rows[-1]["split"] is None:
                 break  # the environment has no splits to tell apart
     return rows, list(last.values()), missing
@@ -261,7 +285,7 @@ def report(
         "kind": "agents",
         "runs": runs,
         "curves": curves,
-        "scores": [row | {"shown": cell(row)} for row in rows],
+        "scores": [row | {"shown": cell(row), "legend": legend(row)} for row in rows],
         "differences": differences(configs),
         "configs": [flat(config) for config in configs.values()],
         "memories": memories,

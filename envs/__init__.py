@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import gymnasium
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from engram.envs.atari_scores import SCORES
 from engram.envs.options import check_integer
 
 ENVS = {  # short name: (Gymnasium id, class of the single environment; the vector environment adds "Vector" to it)
@@ -85,6 +86,12 @@ def env_options(name: str) -> dict[str, Option]:
 def evaluation_options(name: str) -> dict[str, Any]:
     """Options that an evaluation sets whatever training uses, so that its scores compare; {} for most environments."""
     return getattr(vector_class(name), "evaluation_options", {})
+
+
+def human_normalised(name: str, score: float) -> float | None:
+    """The score of a whole game on the scale where random play has 0 and a human 1; None where no human's is known."""
+    scores = SCORES.get(getattr(vector_class(name), "game", None))
+    return scores and (score - scores[0]) / (scores[1] - scores[0])
 
 
 def num_levels(name: str, options: dict[str, Any]) -> float | None:

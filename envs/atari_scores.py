@@ -1,7 +1,5 @@
 """What Atari scores are compared with: those of random play and of a human, and the games a paper names."""
 
-from engram.envs.options import check_choice
-
 RFWP_NAMED = (
     "BattleZone",
     "Berzerk",
@@ -76,14 +74,3 @@ SCORES = {
 }
 """Game: scores of random play and of a human, in games that start with up to 30 frames without an action and last half
 an hour at most, as DQN Zoo lists them (Quan & Ostrovski 2020)."""
-
-
-def human_normalised(game: str, score: float) -> float:
-    """The score of a whole game on the scale where random play has 0 and the human 1.
-
-    Raises:
-        ValueError: there are no scores to compare with for this game.
-    """
-    check_choice("game", game, tuple(SCORES))
-    random, human = SCORES[game]
-    return (score - random) / (human - random)

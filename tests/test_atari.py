@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import train_rl
 from engram.agents.config import from_json, parse, to_json
 from engram.agents.presets import preset
-from engram.envs import env_options, evaluation_options, make_vec, reference_policies, vector_class
+from engram.envs import env_options, evaluation_options, human_normalised, make_vec, reference_policies, vector_class
 from engram.envs.atari import GAMES
-from engram.envs.atari_scores import RFWP_NAMED, SCORES, human_normalised
+from engram.envs.atari_scores import RFWP_NAMED, SCORES
 
 N = 2
 FIXED = {"noop_max": 1, "num_threads": 1}
@@ -348,11 +348,11 @@ def test_human_normalised_scores():
     assert set(RFWP_NAMED) <= set(SCORES)
     for game, (random, human) in SCORES.items():
         assert random < human
-        assert human_normalised(game, random) == 0
-        assert human_normalised(game, human) == 1
-    assert human_normalised("Pong", 21) == pytest.approx(1.1813, abs=1e-4)
-    with pytest.raises(ValueError, match=r"game must be one of 'Alien', .*; got 'pong'"):
-        human_normalised("pong", 21)
+        assert human_normalised(f"atari:{game}", random) == 0
+        assert human_normalised(f"atari:{game}", human) == 1
+    assert human_normalised("atari:Pong", 21) == human_normalised("pong", 21) == pytest.approx(1.1813, abs=1e-4)
+    for name in ("atari:Adventure", "maze", "CartPole-v1"):
+        assert human_normalised(name, 21) is None
 
 
 @pytest.mark.parametrize(("game", "actions"), [("Qbert", 6), ("Gopher", 8), ("KungFuMaster", 14), ("Zaxxon", 18)])

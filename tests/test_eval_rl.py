@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import weakref
@@ -112,6 +113,34 @@ def test_a_single_episode_has_no_standard_error(runs, scores):
     rows, shown = scores(runs["fwm"], "--episodes", 1, "--split", "test")
     assert {row["standard_error"] for row in rows} == {None}
     assert f" {rows[0]['mean']:.2f} │" in shown
+
+
+def test_repeats_are_further_episodes(runs, scores):
+    (row, *_), shown = scores(runs["cartpole"], "--episodes", 4, "--repeats", 3)
+    assert (row["episodes"], row["repeats"]) == (4, 3)
+    (once, *_), _ = scores(runs["cartpole"], "--episodes", 12)
+    assert (once["repeats"], once["deviation"]) == (1, None)
+    assert (row["mean"], row["standard_error"]) == (once["mean"], once["standard_error"]), "of the same 12"
+    judged = eval_rl.Judged.load(runs["cartpole"], "test")
+    device = torch.device("cpu")
+    (whole, *_) = eval_rl.score(judged, 12, 1, 0, False, device)
+    means = [sum(whole["returns"][i : i + 4]) / 4 for i in (0, 4, 8)]
+    assert row["deviation"] == pytest.approx(statistics.stdev(means))
+    assert f"{row['mean']:.2f} ± {row['deviation']:.2f} │" in shown
+    assert "3 x 4 episodes" in " ".join(shown.split())
+    assert "standard deviation of the evaluations' means" in " ".join(shown.split())
+
+
+def test_a_game_is_compared_with_a_human(tmp_path, scores):
+    folder = tmp_path / "pong"
+    line = f"--env atari:Pong --env.kwargs.num-threads 1 --env.kwargs.max-episode-steps 20 {CORES['lstm']}"
+    flags = "--policy.encoder shallow --env.num-envs 2 --unroll-length 4 --total-steps 8 --eval-episodes 2"
+    assert train_rl.main([*line.split(), *flags.split(), "--folder", str(folder)]) == 0
+    rows, shown = scores(folder)
+    for row in rows:
+        assert row["human_normalised"] == envs.human_normalised("atari:Pong", row["mean"])
+        assert f" ({row['human_normalised']:.3f}) │" in shown
+    assert "(random play 0, human 1)" in " ".join(shown.split())
 
 
 def test_several_runs(runs, scores):

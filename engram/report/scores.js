@@ -52,10 +52,13 @@ function drawScores(parent, env) {
     "split",
     "actions",
     "episodes",
+    "repeats",
     "seed",
     "mean",
     "standard_error",
+    "deviation",
     "success_rate",
+    "human_normalised",
   ];
   parent.append(
     made,
@@ -69,13 +72,13 @@ function drawScores(parent, env) {
     ),
   );
   const first = groups[0][0],
-    success = groups.flat().some((row) => row.success_rate !== null) ? " (share of successful episodes)" : "";
+    episodes = (first.repeats > 1 ? `${first.repeats} × ` : "") + first.episodes.toLocaleString("en");
   parent.append(
     el(
       "p",
       { class: "quiet" },
-      `Undiscounted return of an episode, mean ± standard error over ` +
-        `${first.episodes.toLocaleString("en")} episodes${success}; ${first.actions} actions, seed ${first.seed}.`,
+      `${first.legend[0].toUpperCase()}${first.legend.slice(1)}; ` +
+        `${episodes} episodes, ${first.actions} actions, seed ${first.seed}.`,
     ),
   );
 }
