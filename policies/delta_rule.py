@@ -2,18 +2,17 @@
 
 `step` is the rule for one time step. `sequence` is the same over time: compiled on the CPU, and elsewhere without
 forming the matrix at every step, as the writes within a chunk solve a triangular system of inner products of keys.
-`recurrent` is for reads whose query is known only when the read before is done. A memory is [..., K, V], key index
-first; reading it with q is the row q M.
+`recurrent` is for reads whose query is known only when the read before is done, compiled on the CPU too. A memory is
+[..., K, V], key index first; reading it with q is the row q M.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from engram.policies import fwp_kernel
+from engram.policies import fwp_kernel, fwp_recurrent_kernel
 from engram.policies.core import may_be_any
 
 CHUNK = 32
@@ -21,22 +20,6 @@ CHUNK = 32
 
 TABLE = 16
 """the same of `recurrent`, where a step reads all associations of its chunk"""
-
-SUM_EPS = 1e-5
-"""added to the sum by which "elu1-sum" divides"""
-
-Phi = Literal["elu1-sum", "softmax", "l2"]
-PHIS = ("elu1-sum", "softmax", "l2")
-
-
-def phi(x: Tensor, name: Phi) -> Tensor:
-    """Keys and queries [..., d] out of projections: positive with sum 1, or of Euclidean length 1."""
-    if name == "softmax":
-        return x.softmax(-1)
-    if name == "l2":
-        return F.normalize(F.silu(x), dim=-1)
-    x = F.elu(x) + 1
-    return x / (x.sum(-1, keepdim=True) + SUM_EPS)
 
 
 class Write(NamedTuple):
@@ -74,9 +57,8 @@ def sequence(memory: Tensor, write: Write, query: Tensor, starts: Tensor | None)
     Args:    memory [B, ..., K, V] before the first step; write and query with leading [T, B, ...]; starts bool [T, B].
     Returns: what was read [T, B, ..., V], the last memory.
     """
-    if fwp_kernel.compiles(memory, write, query):
-        starts = torch.zeros(query.shape[:2], dtype=torch.bool) if starts is None else starts
-        return fwp_kernel.Sequence.apply(memory, *write, query, starts)
+    if fwp_kernel.compiles(memory, *write, query):
+        return fwp_kernel.Sequence.apply(memory, *write, query, start_mask(starts, query))
     reads = []
     for chunk, asked in zip(_chunks(write, starts, CHUNK), query.split(CHUNK), strict=True):
         chunk.begin(memory)
@@ -88,24 +70,39 @@ def sequence(memory: Tensor, write: Write, query: Tensor, starts: Tensor | None)
     return torch.cat(reads), memory
 
 
+class Cell(NamedTuple):
+    """What a read whose query depends on the read before does with it."""
+
+    name: str
+    """the same in `fwp_recurrent_kernel.CELLS`"""
+    query: Callable[[Tensor], Tensor]
+    """last output [B, A, d] -> query [B, A, d]"""
+    advance: Callable[[Tensor, Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
+    """what others read and what was read, each [B, A, G, d], and the carry -> the new carry, the output first"""
+
+
 def recurrent(
     memory: Tensor,
     write: Write,
+    found: Tensor,
     carry: tuple[Tensor, ...],
     starts: Tensor | None,
-    query: Callable[[Tensor], Tensor],
-    advance: Callable[[int, Tensor, tuple], tuple],
+    cell: Cell,
 ) -> tuple[tuple[Tensor, ...], Tensor, tuple[Tensor, ...]]:
     """Reads whose queries depend on what was read before; the writes do not.
 
-    Within a chunk, the memory is a table of associations: its rows at the beginning under unit keys, then the writes.
+    Where it is not compiled, the memory within a chunk is a table of associations: its rows at the beginning under unit
+    keys, then the writes.
 
-    Args:    memory [B, A, G, d, V], G matrices that share their queries; write with leading [T, B, A, G];
-             carry: [B, A, d] each, zero at episode starts; starts bool [T, B];
-             query: carry[0] -> the query [B, A, d]; advance: (t, what was read [B, A, G, V], carry) -> the new carry.
+    Args:    memory [B, A, G, d, d], G matrices that share their queries; write with leading [T, B, A, G];
+             found [T, B, A, G, d]: what others read; carry: [B, A, d] each, zero at episode starts; starts bool [T, B].
     Returns: the carries [T, B, A, d], the last memory, the last carry.
     """
-    carries = []
+    if fwp_kernel.compiles(memory, *write, found, *carry):
+        kernel = fwp_recurrent_kernel.Recurrent.apply
+        carries, memory = kernel(memory, *write, found, torch.stack(carry, 2), start_mask(starts, found), cell.name)
+        return carries.unbind(3), memory, carries[-1].unbind(2)
+    carries, found = [], found.unbind()  # once: the gradient of an index fills a whole sequence
     for chunk in _chunks(write, starts, TABLE):
         chunk.begin(memory)
         d = memory.shape[-2]
@@ -117,13 +114,18 @@ def recurrent(
         for i, now in enumerate(chunk.starts):
             if resets:
                 carry = tuple(leaf.masked_fill(now[:, None, None], 0) for leaf in carry)
-            scores = (query(carry[0])[..., None, :] @ keys.mT).view(*table.shape[:-1])
+            scores = (cell.query(carry[0])[..., None, :] @ keys.mT).view(*table.shape[:-1])
             scores = scores.masked_fill(hidden[..., i, :], 0)
-            found = chunk.mark(scores[..., None, :] @ table, slice(i, i + 1))[..., 0, :]
-            carry = advance(len(carries), found, carry)
+            recalled = chunk.mark(scores[..., None, :] @ table, slice(i, i + 1))[..., 0, :]
+            carry = cell.advance(found[len(carries)], recalled, carry)
             carries.append(carry)
         memory = chunk.end()
     return tuple(torch.stack(leaves) for leaves in zip(*carries, strict=True)), memory, carry
+
+
+def start_mask(starts: Tensor | None, like: Tensor) -> Tensor:
+    """Episode starts bool [T, B] of a sequence [T, B, ...], where None says that there are none."""
+    return like.new_zeros(like.shape[:2], dtype=torch.bool) if starts is None else starts
 
 
 class _Chunk:
@@ -182,9 +184,7 @@ class _Chunk:
 
 def _chunks(write: Write, starts: Tensor | None, length: int) -> list[_Chunk]:
     key, value, rate = write
-    if starts is None:
-        starts = torch.zeros(key.shape[:2], dtype=torch.bool, device=key.device)
     # split, as the gradient of a slice would fill a whole sequence for each chunk
-    parts = [x.split(length) for x in (starts, key, value)]
+    parts = [x.split(length) for x in (start_mask(starts, key), key, value)]
     parts.append(len(parts[0]) * [None] if rate is None else rate.split(length))
     return [_Chunk(*part) for part in zip(*parts, strict=True)]

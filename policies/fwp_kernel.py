@@ -25,12 +25,12 @@ def supports(memory: Tensor, write: tuple, query: Tensor) -> bool:
     )
 
 
-def compiles(memory: Tensor, write: tuple, query: Tensor) -> bool:
-    """Whether `Sequence` computes it: float32 or float64 on the CPU."""
+def compiles(memory: Tensor, *others: Tensor | None) -> bool:
+    """Whether sequences of these are compiled: all float32 or all float64, on the CPU."""
     return (
         memory.device.type == "cpu"
         and memory.dtype in (torch.float32, torch.float64)
-        and all(x is None or x.dtype == memory.dtype for x in (*write, query))
+        and all(x is None or x.dtype == memory.dtype for x in others)
     )
 
 
@@ -177,28 +177,38 @@ def _sequence_backward(
     for b in range(begin, end):
         stop = T
         while stop > 0:
-            start = stop - 1
-            while start > 0 and not starts[start, b]:
-                start -= 1
-            fresh = starts[start, b]
-            if fresh:
-                memory[:] = 0
-            else:
-                memory[:] = first[b]
-            for t in range(start, stop):
-                for h in range(H):
-                    for m in range(len(change)):
-                        change[m] = rate[t, b, h] * errors[t, b, h, m]
-                    _add(memory[h], key[t, b, h], change)
+            start = _replay(first, key, rate, errors, starts, b, stop, memory)
             for t in range(stop - 1, start - 1, -1):
                 for h in range(H):
                     grad_rate[t, b, h] = _step_backward(
                         memory[h], key[t, b, h], rate[t, b, h], query[t, b, h], errors[t, b, h], grad_found[t, b, h],
                         grad_memory[b, h], grad_key[t, b, h], grad_value[t, b, h], grad_query[t, b, h], change, summed,
                     )  # fmt: skip
-            if fresh:
+            if starts[start, b]:
                 grad_memory[b] = 0
             stop = start
+
+
+@numba.njit(cache=True, fastmath=FAST, nogil=True)
+def _replay(first, key, rate, errors, starts, b, stop, memory):
+    """Fills memory [H, K, V] with that of row b after the step before `stop`; returns the first step of the episode.
+
+    Where no episode starts before, that is step 0, and `first` [B, H, K, V] the memory before it.
+    """
+    start = stop - 1
+    while start > 0 and not starts[start, b]:
+        start -= 1
+    if starts[start, b]:
+        memory[:] = 0
+    else:
+        memory[:] = first[b]
+    change = np.empty(errors.shape[3], errors.dtype)
+    for t in range(start, stop):
+        for h in range(len(memory)):
+            for m in range(len(change)):
+                change[m] = rate[t, b, h] * errors[t, b, h, m]
+            _add(memory[h], key[t, b, h], change)
+    return start
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)

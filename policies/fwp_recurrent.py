@@ -6,9 +6,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from engram.policies import delta_rule
-from engram.policies.delta_rule import Phi, Write
+from engram.policies import delta_rule, fwp_kernel, fwp_recurrent_kernel
+from engram.policies.delta_rule import Cell, Write, start_mask
 from engram.policies.fwp_stack import Access, FastWeightProgrammer
+from engram.policies.key_maps import PHIS, Phi
 
 
 class DeltaRNN(FastWeightProgrammer):
@@ -52,14 +53,14 @@ class DeltaRNN(FastWeightProgrammer):
     ) -> tuple[Tensor, State]:
         write, query, recurrent_write = self._parse(program)
         found, memory = delta_rule.sequence(state.memory, write, query, starts)
-        found = found.unbind(0)  # once: the gradient of an index fills a whole sequence
+        found, *recurrent_write = (x[:, :, :, None] for x in (found, *recurrent_write))
         (outputs,), recurrent, (last,) = delta_rule.recurrent(
             state.recurrent[:, :, None],
-            Write(*(x[:, :, :, None] for x in recurrent_write)),
+            Write(*recurrent_write),
+            found,
             (state.output,),
             starts,
-            lambda output: output.softmax(-1),
-            lambda t, recalled, _: (found[t] + recalled[:, :, 0],),
+            Cell("rnn", lambda output: output.softmax(-1), lambda found, recalled, _: ((found + recalled)[:, :, 0],)),
         )
         return outputs, self.State(memory, recurrent[:, :, 0], last)
 
@@ -122,14 +123,17 @@ class DeltaLSTM(FastWeightProgrammer):
     ) -> tuple[Tensor, State]:
         write, query, recurrent_write = self._parse(program)
         found, memory = delta_rule.sequence(state.memory, write, query, starts)
-        found = found.unbind(0)
         (outputs, _), recurrent, last = delta_rule.recurrent(
             state.recurrent,
             recurrent_write,
+            found,
             (state.h, state.c),
             starts,
-            self._recurrent_query,
-            lambda t, recalled, carry: self._cell(found[t], recalled, carry[1]),
+            Cell(
+                self.config.version,
+                self._recurrent_query,
+                lambda found, recalled, carry: self._cell(found, recalled, carry[1]),
+            ),
         )
         return outputs, self.State(memory, recurrent, *last)
 
@@ -209,3 +213,13 @@ class RDN(FastWeightProgrammer):
         write, query = Write(self._phi(key), value, b[..., 0].sigmoid()), self._phi(query)
         output, memory = delta_rule.step(state.memory, write, query)
         return output, self.State(memory, output), [Access(write, query, memory)]
+
+    def fast_sequence(
+        self, fast: nn.Module, program: Tensor, state: State, starts: Tensor | None
+    ) -> tuple[Tensor, State]:
+        matrix = fast.matrix()
+        if not fwp_kernel.compiles(state.memory, program, matrix, state.output):
+            return self.scan(fast, program, state, starts)
+        kernel, phi = fwp_recurrent_kernel.RecurrentDeltaNet.apply, PHIS.index(self.config.phi)
+        outputs, memory = kernel(state.memory, program, matrix, state.output, start_mask(starts, program), phi)
+        return outputs, self.State(memory, outputs[-1])

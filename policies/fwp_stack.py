@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engram.policies import delta_rule
 from engram.policies.core import Core, CoreConfig, CoreOutput, may_be_any
-from engram.policies.delta_rule import PHIS, Phi, Write
+from engram.policies.delta_rule import Write
+from engram.policies.key_maps import PHIS, Phi, phi
 
 
 class Access(NamedTuple):
@@ -190,7 +190,7 @@ class FastWeightProgrammer(Core):
         return self.State(*(leaf.detach() for leaf in state))
 
     def _phi(self, x: Tensor) -> Tensor:
-        return delta_rule.phi(x, self.config.phi)
+        return phi(x, self.config.phi)
 
 
 def restack(leaf: Tensor, parts: tuple[Tensor, ...], dim: int) -> Tensor:

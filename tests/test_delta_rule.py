@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from engram.policies import delta_rule, fwp_kernel
-from engram.policies.delta_rule import PHIS, Write, phi
+from engram.policies.delta_rule import Write
+from engram.policies.key_maps import PHIS, phi
 
 
 def randn(*shape):
@@ -158,11 +159,11 @@ def test_reading_an_earlier_write(compiled, monkeypatch):
 def test_where_the_compiled_sequence_does_not_compute():
     write = random_write(6, 1)
     query, memory = randn(6, 1, 4), randn(1, 4, 3)
-    assert fwp_kernel.compiles(memory, write, query)
-    assert fwp_kernel.compiles(memory, write._replace(rate=None), query)
-    assert not fwp_kernel.compiles(memory, write, query.float())
-    assert not fwp_kernel.compiles(memory.half(), Write(*(x.half() for x in write)), query.half())
-    assert not fwp_kernel.compiles(memory.to("meta"), write, query)
+    assert fwp_kernel.compiles(memory, *write, query)
+    assert fwp_kernel.compiles(memory, *write._replace(rate=None), query)
+    assert not fwp_kernel.compiles(memory, *write, query.float())
+    assert not fwp_kernel.compiles(*(x.half() for x in (memory, *write, query)))
+    assert not fwp_kernel.compiles(memory.to("meta"), *write, query)
 
 
 # --- the compiled step ----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from engram.policies import delta_rule, fwp_kernel, make_core
+from engram.policies import delta_rule, fwp_kernel, key_maps, make_core
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = ("linear-transformer", "delta-net", "delta-rnn", "delta-lstm", "delta-mlp", "delta-delta-net", "rdn")
@@ -173,6 +173,31 @@ def test_the_equations(name, choices, monkeypatch):
         assert_close(tuple(output.state), last, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [("delta-rnn", {})]
+    + [("delta-lstm", {"version": version}) for version in ("v1", "v2", "v3", "v4")]
+    + [("rdn", {"phi": phi}) for phi in key_maps.PHIS],
+)
+def test_compiled_recurrence(name, choices, monkeypatch):
+    """It is what other devices compute: values and gradients, from any state, with episodes that start anywhere."""
+    core = fwp(name, **choices)
+    xs, state = random_inputs(core)
+    leaves = [x.requires_grad_() for x in (xs, *state)]
+    starts = torch.zeros(STEPS, B, dtype=torch.bool)
+    starts[4, 0] = starts[0, 1] = starts[STEPS - 1, 1] = True
+
+    def passed():
+        ys, last, _ = core(xs, state, starts)
+        total = sum(x.sin().sum() for x in (ys, *last))
+        return ys, *last, *torch.autograd.grad(total, [*leaves, *core.parameters()])
+
+    compiled = passed()
+    monkeypatch.setattr(fwp_kernel, "compiles", lambda *_: False)
+    monkeypatch.setattr(delta_rule, "TABLE", 4)
+    assert_close(compiled, passed(), rtol=1e-9, atol=1e-10)
+
+
 # --- the authors' programs ------------------------------------------------------------------------------------------
 
 LSTM_PARTS = [f"{kind}_{g}" for g in "iuo" for kind in ("q", "k", "v", "rk", "rv")]
@@ -275,7 +300,7 @@ def test_golden_layer(file, name, choices, tolerance, monkeypatch):
     """One layer without its feed-forward part, between an input layer that does nothing and no output layer."""
     run = golden(file)
     if name == "delta-lstm":
-        monkeypatch.setattr(delta_rule, "SUM_EPS", 0)
+        monkeypatch.setattr(key_maps, "SUM_EPS", 0)
     width = run["x"].shape[2]
     core = make_core(name, width, hidden_size=width, num_heads=2, num_layers=1, ff_size=1, **choices).double()
     parameters = golden_parameters(run, name, 0)
