@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engram.policies import rmc_kernel
+from engram.policies import rmc_sequence
 from engram.policies.core import Core, CoreConfig, CoreOutput
 
 
@@ -133,21 +133,35 @@ class RMC(Core):
         self.check(xs, state, episode_starts, report)
         if report:
             return self.loop(xs, state, episode_starts, report, donate)
-        # what depends on the inputs alone, for all steps; unbound, as the gradient of an index is as large as all of it
-        rows, memories = self._rows(xs), []
-        gates = [None] * len(xs) if self.config.gate == "none" else self._gate_input(rows).unbind()
-        inputs = rows.unbind(), self.blocks[0].project(rows).unbind(), gates
-        for t, given in enumerate(zip(*inputs, strict=True)):
+        # what depends on the inputs alone, for all steps
+        rows = self._rows(xs)
+        projected, gates = self.blocks[0].project(rows), self._gate_input(rows)
+        if rmc_sequence.supports(xs):
+            initial, scale = self.initial_state(1).memory[0], self.blocks[0].scale
+            inputs = episode_starts, rows, projected, gates, state.memory, initial
+            memories = rmc_sequence.Sequence.apply(self.config, scale, *inputs, *self._recurrent_parameters())
+            return CoreOutput(memories.flatten(2), self.State(memories[-1]), {})
+        memories = []
+        # unbound, as the gradient of an index is as large as all of it
+        gates = [None] * len(xs) if gates is None else gates.unbind()
+        for t, given in enumerate(zip(rows.unbind(), projected.unbind(), gates, strict=True)):
             if episode_starts is not None:
                 state = self.reset(state, episode_starts[t], donate and t == 0)
             state = self.State(self._advance(state.memory, *given))
             memories.append(state.memory)
         return CoreOutput(torch.stack(memories).flatten(2), state, {})
 
+    def _recurrent_parameters(self) -> list[Tensor]:
+        """All but those of the maps of the inputs, as `rmc_sequence.Sequence` takes them."""
+        modules = [m for b in self.blocks for m in (b.qkv, b.qkv_norm, b.attended_norm, b.mlp_norm)] + [*self.mlp]
+        if self.config.gate != "none":
+            modules.append(self.gate_memory)
+        return [parameter for module in modules for parameter in (module.weight, module.bias)]
+
     def _advance(self, memory: Tensor, rows: Tensor, projected: Tensor, gates: Tensor | None) -> Tensor:
         """The next memory [B, N, W]. Of the inputs: their rows [B, n, W], of these the queries, keys and values in the
         first block [B, n, Q], and their part of the gates. What they become in the last block is never read."""
-        N, last, fused = self.config.num_slots, len(self.blocks) - 1, rmc_kernel.supports(memory)
+        N, last = self.config.num_slots, len(self.blocks) - 1
         attended = torch.cat([memory, rows], dim=1) if last > 0 else memory
         for p, block in enumerate(self.blocks):
             if p == 0:
@@ -156,12 +170,9 @@ class RMC(Core):
                 mapped, projected = block.qkv(attended), projected[:, :0]
             if p == last:
                 attended = attended[:, :N]
-            attended = block.mix(mapped, projected, attended, fused)
-            hidden, norm = self._mlp(attended), block.mlp_norm
-            if p == last and gates is not None and fused:
-                recalled = self.gate_memory(memory.tanh())
-                return rmc_kernel.Gate.apply(hidden, attended, norm.weight, norm.bias, gates, recalled, memory)
-            attended = norm(hidden + attended)
+            qkv = torch.cat([block.qkv_norm(mapped), projected], dim=1)
+            attended = block.attended_norm(attended + block.attend(qkv, attended.shape[1])[0])
+            attended = block.mlp_norm(self._mlp(attended) + attended)
         return self._gate(memory, attended, gates)[0]
 
     def _rows(self, xs: Tensor) -> Tensor:
@@ -210,14 +221,3 @@ class _Block(nn.Module):
         query, key, value = heads.split(self.config.head_sizes, dim=-1)
         weights = F.softmax(self.scale * query[:, :, :num_queries] @ key.transpose(2, 3), dim=-1)
         return (weights @ value).transpose(1, 2).flatten(2), weights
-
-    def mix(self, mapped: Tensor, projected: Tensor, attended: Tensor, fused: bool) -> Tensor:
-        """Normalised sum of rows [B, M, W] with what they read. The queries, keys and values of the first N rows are
-        given before their norm [B, N, Q], of n more after it [B, n, Q]; the first M of all N + n rows ask."""
-        if not fused:
-            qkv = torch.cat([self.qkv_norm(mapped), projected], dim=1)
-            return self.attended_norm(attended + self.attend(qkv, attended.shape[1])[0])
-        norms = (self.qkv_norm.weight, self.qkv_norm.bias, self.attended_norm.weight, self.attended_norm.bias)
-        key_size, _, head_size = self.config.head_sizes
-        heads = self.config.num_heads, key_size, head_size, self.scale
-        return rmc_kernel.Attend.apply(mapped, projected, attended, *norms, heads)

@@ -1,88 +1,12 @@
-"""What lies between RMC's linear maps, as two differentiable operations compiled for the CPU.
+"""What lies between RMC's linear maps, compiled for the CPU.
 
 A step of RMC is small, and most of its time would go into calling some thirty tensor operations and their gradients.
 """
 
 import numba
 import numpy as np
-import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums in any order; a NaN stays a NaN
-
-
-def supports(x: Tensor) -> bool:
-    """Whether it is compiled for x: float32 and float64 on the CPU."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-
-
-class Attend(torch.autograd.Function):
-    """LN(residual + what the first rows read from all rows by multi-head attention).
-
-    Args:    rows [B, N, Q]: queries, keys and values of all heads, before their layer norm; projected [B, n, Q]: those
-             of more rows, after it; residual [B, M, W] of the rows that ask; gain and offset of the two layer norms,
-             [Q] and [W]; heads: number, width of a key, width of a value, scale of the scores.
-    Returns: [B, M, W].
-    """
-
-    @staticmethod
-    def forward(ctx, rows, projected, residual, gain, offset, last_gain, last_offset, heads):
-        arrays = [x.detach().contiguous().numpy() for x in (rows, projected, residual)]
-        weights = [x.detach().numpy() for x in (gain, offset, last_gain, last_offset)]
-        B, N, Q = rows.shape
-        R, M = N + projected.shape[1], residual.shape[1]
-        shapes = (B, N, Q), (B, N), (B, R, Q), (B, heads[0], M, R), residual.shape, (B, M), residual.shape
-        *kept, out = (np.empty(shape, arrays[0].dtype) for shape in shapes)
-        _attend(*arrays, *weights, *heads, *kept, out)
-        ctx.save_for_backward(gain, last_gain)
-        ctx.kept, ctx.heads = kept, heads
-        return torch.from_numpy(out)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        unit, _, qkv, _, last_unit, _ = ctx.kept
-        gains = [x.detach().numpy() for x in ctx.saved_tensors]
-        grad_qkv, grad_rows, grad_residual = np.zeros_like(qkv), np.empty_like(unit), np.empty_like(last_unit)
-        grads = [np.zeros_like(x) for x in gains for _ in range(2)]
-        _attend_backward(
-            grad.contiguous().numpy(), *ctx.kept, *gains, *ctx.heads, grad_qkv, grad_rows, grad_residual, *grads
-        )
-        grad_projected = grad_qkv[:, unit.shape[1] :]
-        return *map(torch.from_numpy, (grad_rows, grad_projected, grad_residual, *grads)), None
-
-
-class Gate(torch.autograd.Function):
-    """i tanh(LN(x + y)) + f memory for sigmoid gates i and f.
-
-    Args:    x, y, memory [B, N, W]; gain and offset of the layer norm [W]; given [B, 1, 2 G] and recalled [B, N, 2 G],
-             whose sum is i and f before their sigmoid, for every unit of a slot or one.
-    Returns: [B, N, W].
-    """
-
-    @staticmethod
-    def forward(ctx, x, y, gain, offset, given, recalled, memory):
-        arrays = [z.detach().contiguous().numpy() for z in (x, y)]
-        unit, spread, out = np.empty_like(arrays[0]), np.empty(x.shape[:2], arrays[0].dtype), np.empty_like(arrays[0])
-        _norm(*arrays, gain.detach().numpy(), offset.detach().numpy(), unit, spread, out)
-        candidate, opened = torch.from_numpy(out).tanh_(), (given + recalled).sigmoid_()
-        i, f = opened.chunk(2, dim=-1)
-        ctx.save_for_backward(gain, memory, candidate, opened)
-        ctx.kept = unit, spread
-        return torch.addcmul(f * memory, i, candidate)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        gain, *others = (x.detach().contiguous().numpy() for x in ctx.saved_tensors)
-        _, candidate, opened = others
-        grad_x, grad_memory, grad_recalled = (np.empty_like(x) for x in (candidate, candidate, opened))
-        grad_gain, grad_offset, grad_given = np.zeros_like(gain), np.zeros_like(gain), np.zeros_like(opened[:, :1])
-        grads = grad_x, grad_gain, grad_offset, grad_given, grad_recalled, grad_memory
-        _gate_backward(grad.contiguous().numpy(), *ctx.kept, gain, *others, *grads)
-        grad_x, *grads = map(torch.from_numpy, grads)
-        return grad_x, grad_x, *grads
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
@@ -118,7 +42,8 @@ def _standardise_backward(grad, unit, spread, gain, grad_x, grad_gain, grad_offs
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _norm(x, y, gain, offset, unit, spread, out):
+def norm(x, y, gain, offset, unit, spread, out):
+    """out = LN(x + y), by rows: x and y [B, M, W]. Fills unit [B, M, W] and spread [B, M] for the way back."""
     for b in range(x.shape[0]):
         for n in range(x.shape[1]):
             row = out[b, n]
@@ -130,10 +55,23 @@ def _norm(x, y, gain, offset, unit, spread, out):
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _gate_backward(
+def norm_backward(grad, unit, spread, gain, grad_x, grad_gain, grad_offset):
+    """Fills grad_x, of x and of y, and adds to the last two."""
+    for b in range(grad.shape[0]):
+        for n in range(grad.shape[1]):
+            _standardise_backward(grad[b, n], unit[b, n], spread[b, n], gain, grad_x[b, n], grad_gain, grad_offset)
+
+
+@numba.njit(cache=True, fastmath=FAST, nogil=True)
+def gate_backward(
     grad, unit, spread, gain, memory, candidate, opened,
     grad_x, grad_gain, grad_offset, grad_given, grad_recalled, grad_memory,
 ):  # fmt: skip
+    """`grad` [B, N, W] arrives at i candidate + f memory, where candidate = tanh(LN(x + y)) and `opened` [B, N, 2 G]
+    has i and f, sigmoids of the sum of what was given for all slots [B, 1, 2 G] and recalled by each [B, N, 2 G].
+
+    Adds to grad_gain, grad_offset and grad_given, and fills the others.
+    """
     B, N, W = grad.shape
     G, zero, one = opened.shape[2] // 2, grad.dtype.type(0), grad.dtype.type(1)
     for b in range(B):
@@ -160,10 +98,17 @@ def _gate_backward(
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _attend(
+def attend(
     rows, projected, residual, gain, offset, last_gain, last_offset, num_heads, K, S, scale,
     unit, spread, qkv, maps, last_unit, last_spread, out,
 ):  # fmt: skip
+    """out = LN(residual + what the first rows read from all rows by multi-head attention), [B, M, W].
+
+    rows [B, N, Q] are queries, keys and values of all heads before their layer norm, projected [B, n, Q] those of more
+    rows after it, residual [B, M, W] the rows that ask, gain and offset those of both layer norms, K and S the widths
+    of a key and a value. Fills what the way back needs: unit [B, N, Q], spread [B, N], qkv [B, N + n, Q], maps [B,
+    heads, M, N + n], last_unit [B, M, W], last_spread [B, M].
+    """
     B, N, Q = rows.shape
     R, M, W = qkv.shape[1], residual.shape[1], residual.shape[2]
     zero, factor = rows.dtype.type(0), rows.dtype.type(scale)
@@ -201,10 +146,11 @@ def _attend(
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _attend_backward(
+def attend_backward(
     grad, unit, spread, qkv, maps, last_unit, last_spread, gain, last_gain, num_heads, K, S, scale,
     grad_qkv, grad_rows, grad_residual, grad_gain, grad_offset, grad_last_gain, grad_last_offset,
 ):  # fmt: skip
+    """Fills grad_rows and grad_residual and adds to the others; grad_qkv, zero before, ends with grad_projected."""
     B, N, _ = unit.shape
     R, M = qkv.shape[1], last_unit.shape[1]
     zero, factor = grad.dtype.type(0), grad.dtype.type(scale)
