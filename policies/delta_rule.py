@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engram.policies import fwp_kernel, fwp_recurrent_kernel
+from engram.policies import fwp_kernel, fwp_recurrent_kernel, rows
 from engram.policies.core import may_be_any
 
 CHUNK = 32
@@ -57,7 +57,7 @@ def sequence(memory: Tensor, write: Write, query: Tensor, starts: Tensor | None)
     Args:    memory [B, ..., K, V] before the first step; write and query with leading [T, B, ...]; starts bool [T, B].
     Returns: what was read [T, B, ..., V], the last memory.
     """
-    if fwp_kernel.compiles(memory, *write, query):
+    if rows.compiles(memory, *write, query):
         return fwp_kernel.Sequence.apply(memory, *write, query, start_mask(starts, query))
     reads = []
     for chunk, asked in zip(_chunks(write, starts, CHUNK), query.split(CHUNK), strict=True):
@@ -98,7 +98,7 @@ def recurrent(
              found [T, B, A, G, d]: what others read; carry: [B, A, d] each, zero at episode starts; starts bool [T, B].
     Returns: the carries [T, B, A, d], the last memory, the last carry.
     """
-    if fwp_kernel.compiles(memory, *write, found, *carry):
+    if rows.compiles(memory, *write, found, *carry):
         kernel = fwp_recurrent_kernel.Recurrent.apply
         carries, memory = kernel(memory, *write, found, torch.stack(carry, 2), start_mask(starts, found), cell.name)
         return carries.unbind(3), memory, carries[-1].unbind(2)

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from engram.policies import rows
+from engram.policies.rows import FAST
 
 LAYER_NORM_EPS = 1e-5
 """not cosmetic: the first reads of an episode are far below its root, and stay small"""
-
-FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums in any order; a NaN stays a NaN
 
 
 def supports(memory: Tensor, entry: tuple, query: tuple, key: str) -> bool:
@@ -24,11 +23,6 @@ def supports(memory: Tensor, entry: tuple, query: tuple, key: str) -> bool:
         and memory.dtype == entry.value.dtype == torch.float32
         and not (torch.is_grad_enabled() and any(x.requires_grad for x in (memory, *entry, *query)))
     )
-
-
-def compiles(tensor: Tensor) -> bool:
-    """Whether `scan` and `scan_backward` here take tensors like this one."""
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
 
 
 def step(memory: Tensor, entry: tuple, query: tuple) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

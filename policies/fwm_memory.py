@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from engram.policies import fwm_kernel
+from engram.policies import fwm_kernel, rows
 from engram.policies.core import may_be_any
 from engram.policies.fwm_kernel import LAYER_NORM_EPS
 
@@ -161,7 +161,7 @@ class _Writes(torch.autograd.Function):
         written, old = torch.empty_like(value), torch.empty_like(value)
         logs, befores, squares = (torch.empty_like(rate) for _ in range(3))
         decay, faded = torch.zeros_like(gram), torch.zeros_like(gram)  # exp(L_{s-1} - L_{t-1}), times gram; s < t
-        run = fwm_kernel.scan if fwm_kernel.compiles(gram) else _scan
+        run = fwm_kernel.scan if rows.compiles(gram) else _scan
         run(*inputs, written, old, logs, befores, squares, decay, faded)
         ctx.save_for_backward(gram, value, rate, starts, written, old, befores, squares, decay, faded)
         ctx.mark_non_differentiable(squares)
@@ -173,7 +173,7 @@ class _Writes(torch.autograd.Function):
         gram, value, rate, starts, written, old, befores, squares, decay, faded = ctx.saved_tensors
         grad_value, grad_old = torch.empty_like(value), torch.empty_like(value)
         grad_rate, grad_diagonal, grad_norm2 = torch.empty_like(rate), torch.empty_like(rate), rate.new_zeros(len(rate))
-        run = fwm_kernel.scan_backward if fwm_kernel.compiles(gram) else _scan_backward
+        run = fwm_kernel.scan_backward if rows.compiles(gram) else _scan_backward
         inputs = gram, value, rate, starts, old, squares, faded, grad_written.contiguous(), grad_logs.contiguous()
         run(*inputs, grad_value, grad_old, grad_rate, grad_diagonal, grad_norm2)
         grad_gram = decay * (grad_old @ written.transpose(1, 2)) + torch.diag_embed(grad_diagonal)

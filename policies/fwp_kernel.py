@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from engram.policies import rows
-
-FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums in any order; a NaN stays a NaN
+from engram.policies.rows import FAST
 
 
 def supports(memory: Tensor, write: tuple, query: Tensor) -> bool:
@@ -22,15 +21,6 @@ def supports(memory: Tensor, write: tuple, query: Tensor) -> bool:
         and memory.device.type == "cpu"
         and memory.dtype == write[0].dtype == query.dtype == torch.float32
         and memory.stride()[-2:] == (memory.shape[-1], 1)
-    )
-
-
-def compiles(memory: Tensor, *others: Tensor | None) -> bool:
-    """Whether sequences of these are compiled: all float32 or all float64, on the CPU."""
-    return (
-        memory.device.type == "cpu"
-        and memory.dtype in (torch.float32, torch.float64)
-        and all(x is None or x.dtype == memory.dtype for x in others)
     )
 
 

@@ -6,10 +6,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from engram.policies import delta_rule, fwp_kernel, fwp_recurrent_kernel
+from engram.policies import delta_rule, fwp_recurrent_kernel, rows
 from engram.policies.delta_rule import Cell, Write, start_mask
 from engram.policies.fwp_stack import Access, FastWeightProgrammer
-from engram.policies.key_maps import PHIS, Phi
+from engram.policies.key_maps import Phi
 
 
 class DeltaRNN(FastWeightProgrammer):
@@ -218,8 +218,9 @@ class RDN(FastWeightProgrammer):
         self, fast: nn.Module, program: Tensor, state: State, starts: Tensor | None
     ) -> tuple[Tensor, State]:
         matrix = fast.matrix()
-        if not fwp_kernel.compiles(state.memory, program, matrix, state.output):
+        if not rows.compiles(state.memory, program, matrix, state.output):
             return self.scan(fast, program, state, starts)
-        kernel, phi = fwp_recurrent_kernel.RecurrentDeltaNet.apply, PHIS.index(self.config.phi)
-        outputs, memory = kernel(state.memory, program, matrix, state.output, start_mask(starts, program), phi)
+        outputs, memory = fwp_recurrent_kernel.RecurrentDeltaNet.apply(
+            state.memory, program, matrix, state.output, start_mask(starts, program), self.config.phi
+        )
         return outputs, self.State(memory, outputs[-1])

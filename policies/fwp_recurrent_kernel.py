@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from engram.policies import rows
-from engram.policies.fwp_kernel import FAST, _combine, _replay, _step_backward, _write
-from engram.policies.key_maps import SUM_EPS
+from engram.policies.fwp_kernel import _combine, _replay, _step_backward, _write
+from engram.policies.key_maps import PHIS
+from engram.policies.key_maps_kernel import phi, phi_backward, sigmoid, softmax, softmax_backward
+from engram.policies.rows import FAST
 
 CELLS = ("rnn", "v1", "v2", "v3", "v4")
 """Delta RNN, and the versions of Delta LSTM"""
@@ -63,19 +65,20 @@ class RecurrentDeltaNet(torch.autograd.Function):
     """RDN: the last output of a head changes all that its matrix is told next."""
 
     @staticmethod
-    def forward(ctx, memory, program, weight, output, starts, phi):
+    def forward(ctx, memory, program, weight, output, starts, name):
         """Step after step: the program with what the last output adds to it, the write and the read.
 
         Args:    memory [B, A, d, d]; program [T, B, A, P], rows q, k, v, b; weight [A, d, P]; output [B, A, d], the
-                 last one; starts bool [T, B]; phi: place in `key_maps.PHIS`.
+                 last one; starts bool [T, B]; name of phi.
         Returns: the outputs [T, B, A, d], the last memory.
         """
         (T, B, A, _), d = program.shape, output.shape[-1]
         told, outputs, after = _array(program).copy(), program.new_empty(T, B, A, d), _array(memory).copy()
         weights, first, starts = _array(weight), _array(output), starts.contiguous().numpy()
-        kept = [np.empty((T, B, A, *size), told.dtype) for size in ((d,), (d,), (), (d,))]
-        rows.run(_delta_net, B, after, told, weights, first, starts, phi, *kept, outputs.numpy())
-        ctx.kept = told, first, starts, phi, *kept
+        which = PHIS.index(name)
+        kept = [np.empty((T, B, A, *size), told.dtype) for size in ((d,), (d,), (), (2,), (d,))]
+        rows.run(_delta_net, B, after, told, weights, first, starts, which, *kept, outputs.numpy())
+        ctx.kept = told, first, starts, which, *kept
         ctx.save_for_backward(memory, weight, outputs)
         return outputs, torch.from_numpy(after)
 
@@ -98,34 +101,6 @@ class RecurrentDeltaNet(torch.autograd.Function):
 
 def _array(x: Tensor) -> np.ndarray:
     return x.detach().contiguous().numpy()
-
-
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _sigmoid(x, one):
-    """`one` of the type of x, without which it would be a double."""
-    return one / (one + np.exp(-x))
-
-
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _softmax(x, out):
-    largest, total = x[0], x.dtype.type(0)
-    for m in range(1, len(x)):
-        largest = max(largest, x[m])
-    for m in range(len(x)):
-        out[m] = np.exp(x[m] - largest)
-        total += out[m]
-    for m in range(len(x)):
-        out[m] /= total
-
-
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _softmax_backward(y, grad, grad_x):
-    """grad_x may be the same array as `grad`."""
-    along = y.dtype.type(0)
-    for m in range(len(y)):
-        along += y[m] * grad[m]
-    for m in range(len(y)):
-        grad_x[m] = y[m] * (grad[m] - along)
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
@@ -162,7 +137,7 @@ def _ask(h, cell, query):
     if cell == 1:
         query[:] = h
     else:
-        _softmax(h, query)
+        softmax(h, query)
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
@@ -173,11 +148,11 @@ def _advance(answers, found, cell, carry):
         return
     h, c, one = carry[0], carry[1], answers.dtype.type(1)
     for m in range(len(h)):
-        u = answers[1, m] if cell == 4 else _sigmoid(answers[1, m], one)
-        c[m] += _sigmoid(answers[0, m], one) * (u - c[m])
-        h[m] = _sigmoid(answers[2, m], one) * c[m]
+        u = answers[1, m] if cell == 4 else sigmoid(answers[1, m], one)
+        c[m] += sigmoid(answers[0, m], one) * (u - c[m])
+        h[m] = sigmoid(answers[2, m], one) * c[m]
     if cell == 1:
-        _softmax(h, h)
+        softmax(h, h)
     if cell == 3:
         for m in range(len(h)):
             h[m] += found[1, m]
@@ -192,12 +167,12 @@ def _advance_backward(answers, cell, after, before, grad_carry, grad_answers, gr
         return
     one, grad_h, grad_c, c = answers.dtype.type(1), grad_carry[0], grad_carry[1], before[1]
     if cell == 1:
-        _softmax_backward(after[0], grad_h, grad_h)
+        softmax_backward(after[0], grad_h, grad_h)
     for m in range(len(grad_h)):
-        i, o, u = _sigmoid(answers[0, m], one), _sigmoid(answers[2, m], one), answers[1, m]
+        i, o, u = sigmoid(answers[0, m], one), sigmoid(answers[2, m], one), answers[1, m]
         slope = one
         if cell != 4:
-            u = _sigmoid(u, one)
+            u = sigmoid(u, one)
             slope = u * (one - u)
         grad_c[m] += o * grad_h[m]
         grad_answers[0, m] = grad_c[m] * (u - c[m]) * i * (one - i)
@@ -251,7 +226,7 @@ def _recurrent_backward(
                     if cell == 1:
                         grad_carry[a, 0] = grad_query
                     else:
-                        _softmax_backward(query, grad_query, grad_carry[a, 0])
+                        softmax_backward(query, grad_query, grad_carry[a, 0])
             if starts[start, b]:
                 grad_memory[b] = 0
                 grad_carry[:] = 0
@@ -260,54 +235,7 @@ def _recurrent_backward(
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _phi(x, phi, out):
-    zero, one = x.dtype.type(0), x.dtype.type(1)
-    if phi == 1:
-        _softmax(x, out)
-        return
-    total = zero
-    if phi == 0:
-        for m in range(len(x)):
-            out[m] = x[m] + one if x[m] > zero else np.exp(x[m])
-            total += out[m]
-        total += x.dtype.type(SUM_EPS)
-    else:
-        for m in range(len(x)):
-            out[m] = x[m] * _sigmoid(x[m], one)
-            total += out[m] * out[m]
-        total = max(np.sqrt(total), x.dtype.type(1e-12))
-    for m in range(len(x)):
-        out[m] /= total
-
-
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _phi_backward(x, y, phi, grad, grad_x):
-    if phi == 1:
-        _softmax_backward(y, grad, grad_x)
-        return
-    zero, one = x.dtype.type(0), x.dtype.type(1)
-    along, total = zero, zero
-    for m in range(len(x)):
-        along += grad[m] * y[m]
-    if phi == 0:
-        for m in range(len(x)):
-            total += x[m] + one if x[m] > zero else np.exp(x[m])
-        total += x.dtype.type(SUM_EPS)
-        for m in range(len(x)):
-            slope = one if x[m] > zero else np.exp(x[m])
-            grad_x[m] = (grad[m] - along) / total * slope
-    else:
-        for m in range(len(x)):
-            u = x[m] * _sigmoid(x[m], one)
-            total += u * u
-        total = max(np.sqrt(total), x.dtype.type(1e-12))
-        for m in range(len(x)):
-            s = _sigmoid(x[m], one)
-            grad_x[m] = (grad[m] - y[m] * along) / total * s * (one + x[m] * (one - s))
-
-
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _delta_net(begin, end, memory, told, weight, first, starts, phi, query, key, rate, errors, outputs):
+def _delta_net(begin, end, memory, told, weight, first, starts, which, query, key, rate, divisors, errors, outputs):
     """Completes told, fills what follows phi; memory [B, A, d, d], the first one, becomes the last."""
     T, _, A, P = told.shape
     d, one = first.shape[2], told.dtype.type(1)
@@ -324,9 +252,9 @@ def _delta_net(begin, end, memory, told, weight, first, starts, phi, query, key,
                     s, row = np.tanh(last[a, j]), weight[a, j]
                     for p in range(P):
                         program[p] += s * row[p]
-                _phi(program[:d], phi, query[t, b, a])
-                _phi(program[d : 2 * d], phi, key[t, b, a])
-                beta = _sigmoid(program[3 * d], one)
+                divisors[t, b, a, 0] = phi(program[:d], which, query[t, b, a])
+                divisors[t, b, a, 1] = phi(program[d : 2 * d], which, key[t, b, a])
+                beta = sigmoid(program[3 * d], one)
                 rate[t, b, a] = beta
                 _combine(memory[b, a], key[t, b, a], error)
                 for m in range(d):
@@ -338,7 +266,8 @@ def _delta_net(begin, end, memory, told, weight, first, starts, phi, query, key,
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)
 def _delta_net_backward(
-    begin, end, first_memory, told, first, starts, phi, query, key, rate, errors, weight, outputs, grad_outputs,
+    begin, end, first_memory, told, first, starts, which, query, key, rate, divisors, errors, weight, outputs,
+    grad_outputs,
     grad_memory, grad_told, grad_first,
 ):  # fmt: skip
     """Fills the last two; grad_memory, of the last memory, becomes that of the first."""
@@ -361,8 +290,9 @@ def _delta_net_backward(
                         memory[a], key[t, b, a], beta, query[t, b, a], errors[t, b, a], grad_last[a],
                         grad_memory[b, a], to_key, to_value, to_query, change, False,
                     )  # fmt: skip
-                    _phi_backward(program[:d], query[t, b, a], phi, to_query, grad[:d])
-                    _phi_backward(program[d : 2 * d], key[t, b, a], phi, to_key, grad[d : 2 * d])
+                    by_query, by_key = divisors[t, b, a]
+                    phi_backward(program[:d], query[t, b, a], by_query, which, to_query, grad[:d])
+                    phi_backward(program[d : 2 * d], key[t, b, a], by_key, which, to_key, grad[d : 2 * d])
                     grad[2 * d : 3 * d] = to_value
                     grad[3 * d] = to_rate * beta * (one - beta)
                     for j in range(d):

@@ -1,15 +1,16 @@
 """Maps phi of the keys and queries of fast weight programmers."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor
 
+Phi = Literal["elu1-sum", "softmax", "l2"]
+PHIS = get_args(Phi)
 SUM_EPS = 1e-5
 """added to the sum by which "elu1-sum" divides"""
-
-Phi = Literal["elu1-sum", "softmax", "l2"]
-PHIS = ("elu1-sum", "softmax", "l2")
+LEAST_NORM = 1e-12
+"""the least by which "l2" divides"""
 
 
 def phi(x: Tensor, name: Phi) -> Tensor:
@@ -17,6 +18,6 @@ def phi(x: Tensor, name: Phi) -> Tensor:
     if name == "softmax":
         return x.softmax(-1)
     if name == "l2":
-        return F.normalize(F.silu(x), dim=-1)
+        return F.normalize(F.silu(x), dim=-1, eps=LEAST_NORM)
     x = F.elu(x) + 1
     return x / (x.sum(-1, keepdim=True) + SUM_EPS)

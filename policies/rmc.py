@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from engram.policies import rmc_sequence
 from engram.policies.core import Core, CoreConfig, CoreOutput
+from engram.policies.rows import compiles
 
 
 class RMC(Core):
@@ -136,7 +137,7 @@ class RMC(Core):
         # what depends on the inputs alone, for all steps
         rows = self._rows(xs)
         projected, gates = self.blocks[0].project(rows), self._gate_input(rows)
-        if rmc_sequence.supports(xs):
+        if compiles(xs):
             initial, scale = self.initial_state(1).memory[0], self.blocks[0].scale
             inputs = episode_starts, rows, projected, gates, state.memory, initial
             memories = rmc_sequence.Sequence.apply(self.config, scale, *inputs, *self._recurrent_parameters())

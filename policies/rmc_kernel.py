@@ -6,7 +6,7 @@ A step of RMC is small, and most of its time would go into calling some thirty t
 import numba
 import numpy as np
 
-FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums in any order; a NaN stays a NaN
+from engram.policies.rows import FAST
 
 
 @numba.njit(cache=True, fastmath=FAST, nogil=True)

@@ -12,11 +12,6 @@ from torch.autograd.function import once_differentiable
 from engram.policies import rmc_kernel
 
 
-def supports(x: Tensor) -> bool:
-    """Whether it is compiled for x: float32 and float64 on the CPU."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-
-
 class Sequence(torch.autograd.Function):
     """RMC after the maps of its inputs.
 
@@ -58,10 +53,7 @@ class Sequence(torch.autograd.Function):
                 blocks[0].come[t, :, :N], blocks[0].come[t, :, N:] = before[t], rows[t]
             for p, block in enumerate(blocks):
                 hidden = block.mix(t, projected[t] if p == 0 else projected[t, :, :0], heads, mlp)
-                if p < P - 1:
-                    out = blocks[p + 1].come[t]
-                else:
-                    out = memories[t] if given is None else candidate[t]
+                out = blocks[p + 1].come[t] if p < P - 1 else memories[t] if given is None else candidate[t]
                 block.normalise(t, hidden, out)
             memory = memories[t]
             if given is not None:

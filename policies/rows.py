@@ -11,9 +11,22 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from torch import Tensor
+
+FAST = {"reassoc", "contract", "arcp", "nsz"}
+"""of kernels: sums in any order; a NaN stays a NaN"""
 
 SHARE = 2**20
 """bytes of arrays for which it pays to wake a thread, which takes some 50 us"""
+
+
+def compiles(first: Tensor, *others: Tensor | None) -> bool:
+    """Whether sequences of these are compiled: all float32 or all float64, on the CPU."""
+    return (
+        first.device.type == "cpu"
+        and first.dtype in (torch.float32, torch.float64)
+        and all(x is None or x.dtype == first.dtype for x in others)
+    )
 
 
 def run(kernel: Callable, num_rows: int, *args) -> None:

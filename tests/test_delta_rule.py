@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from engram.policies import delta_rule, fwp_kernel
+from engram.policies import delta_rule, fwp_kernel, rows
 from engram.policies.delta_rule import Write
 from engram.policies.key_maps import PHIS, phi
 
@@ -53,7 +53,7 @@ def test_a_rate_of_zero_writes_nothing():
 @pytest.mark.parametrize("form", ["steps", "compiled", "chunks"])
 def test_recall(form, monkeypatch):
     """Of d pairs under orthonormal keys, exactly; a pair written again is replaced; as do sums, until then."""
-    monkeypatch.setattr(fwp_kernel, "compiles", lambda *_: form == "compiled")
+    monkeypatch.setattr(rows, "compiles", lambda *_: form == "compiled")
     form = stepped if form == "steps" else delta_rule.sequence
     d = 5
     torch.manual_seed(0)
@@ -107,7 +107,7 @@ def test_sequence_is_a_loop_of_step(seed, steps, summed, likely, chunk):
     expected = stepped(memory, write, query, starts)
     with pytest.MonkeyPatch.context() as patch:
         if chunk is not None:
-            patch.setattr(fwp_kernel, "compiles", lambda *_: False)
+            patch.setattr(rows, "compiles", lambda *_: False)
             patch.setattr(delta_rule, "CHUNK", chunk)
         found = delta_rule.sequence(memory, write, query, starts)
     assert_close(found, expected, rtol=1e-9, atol=1e-9)
@@ -124,7 +124,7 @@ def test_sequence_is_a_loop_of_step(seed, steps, summed, likely, chunk):
 def test_nan_stays_in_its_episode(leaf, compiled, monkeypatch):
     """It is seen until the episode ends, and no longer; other rows and heads never see it."""
     monkeypatch.setattr(delta_rule, "CHUNK", 4)
-    monkeypatch.setattr(fwp_kernel, "compiles", lambda *_: compiled)
+    monkeypatch.setattr(rows, "compiles", lambda *_: compiled)
     write, memory, query = random_write(10, 2, 2), randn(2, 2, 4, 3), randn(10, 2, 2, 4)
     starts = torch.zeros(10, 2, dtype=torch.bool)
     starts[6, 0] = True
@@ -144,7 +144,7 @@ def test_nan_stays_in_its_episode(leaf, compiled, monkeypatch):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_reading_an_earlier_write(compiled, monkeypatch):
     """Only what later keys are orthogonal to survives: the read of a past value is a weighted sum of values."""
-    monkeypatch.setattr(fwp_kernel, "compiles", lambda *_: compiled)
+    monkeypatch.setattr(rows, "compiles", lambda *_: compiled)
     write = random_write(6, 1)
     query, starts = randn(6, 1, 4), torch.zeros(6, 1, dtype=torch.bool)
     zeros = torch.zeros(1, 4, 3).double()
@@ -159,11 +159,11 @@ def test_reading_an_earlier_write(compiled, monkeypatch):
 def test_where_the_compiled_sequence_does_not_compute():
     write = random_write(6, 1)
     query, memory = randn(6, 1, 4), randn(1, 4, 3)
-    assert fwp_kernel.compiles(memory, *write, query)
-    assert fwp_kernel.compiles(memory, *write._replace(rate=None), query)
-    assert not fwp_kernel.compiles(memory, *write, query.float())
-    assert not fwp_kernel.compiles(*(x.half() for x in (memory, *write, query)))
-    assert not fwp_kernel.compiles(memory.to("meta"), *write, query)
+    assert rows.compiles(memory, *write, query)
+    assert rows.compiles(memory, *write._replace(rate=None), query)
+    assert not rows.compiles(memory, *write, query.float())
+    assert not rows.compiles(*(x.half() for x in (memory, *write, query)))
+    assert not rows.compiles(memory.to("meta"), *write, query)
 
 
 # --- the compiled step ----------------------------------------------------------------------------------------------
