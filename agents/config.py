@@ -49,7 +49,7 @@ class PolicyConfig(Flags):
     reward_clip: float | None = None
     """the previous reward is clamped to [-reward_clip, reward_clip] before it is read; None for no limit"""
     normalize_observation: bool = False
-    """vectors of floats are normalised by the mean and the deviation of all that was observed in training"""
+    """vectors of floats and pixels are normalised by the mean and deviation of all that was observed in training"""
 
     def __post_init__(self):
         self.require(self.reward_clip is None or self.reward_clip > 0, "reward_clip", "above 0, or None")

@@ -126,5 +126,6 @@ def _one_line(box: str) -> str:
     rows = [row.strip("│╰╯ ") for row in box.splitlines()[1:]]
     said, *rest = filter(str.strip, re.split("^[─-]+$", "\n".join(rows), flags=re.MULTILINE))
     said = re.sub(r"^Error parsing (?:--)?", "--", " ".join(said.split()).rstrip("."))
-    near = [flag for part in rest if "Perhaps you meant" in part for flag in re.findall(r"^--\S+", part, re.MULTILINE)]
+    hints = "\n".join(part for part in rest if "Perhaps you meant" in part)
+    near = re.findall(r"^--[^\s,]+", hints, re.MULTILINE)
     return said + (f"; did you mean {' or '.join(near)}?" if near else "; --help shows the flags")

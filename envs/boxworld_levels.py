@@ -13,10 +13,10 @@ from the walls, so that the floor stays connected and everything can be walked t
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from engram.envs.levels import SPLITS, level_seed, split_of
 from engram.envs.streams import below, mix
+from engram.kernels import njit
 
 FLOOR, WALL, AGENT, GEM, KEY = range(5)
 MAX_COLOURS = 26

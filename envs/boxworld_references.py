@@ -6,10 +6,10 @@ Each is made as `policy(env, seed)` for a vector environment and called as
 
 import numpy as np
 from gymnasium.vector import VectorEnv
-from numba import njit
 
 from engram.envs.boxworld_levels import AGENT, FLOOR, GEM, KEY, WALL
 from engram.envs.viewport import MOVES
+from engram.kernels import njit
 
 UNKNOWN = -1
 """A cell not seen yet. Other known cells are those of boxworld_levels.py, but a lock is the key that opens it."""

@@ -6,11 +6,11 @@ Zambaldi et al. 2019, "Deep reinforcement learning with relational inductive bia
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from engram.envs.batched import MEMBER_FIELDS
 from engram.envs.boxworld_levels import AGENT, FLOOR, GEM, KEY, WALL, make_level
 from engram.envs.viewport import MOVES, crop, paint
+from engram.kernels import njit
 
 MEMBER = np.dtype(
     [

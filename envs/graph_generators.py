@@ -8,10 +8,10 @@ taken in; and from every state every state can be reached, in any number of step
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 
 from engram.envs.levels import SPLITS, level_seed, split_of
 from engram.envs.streams import STREAM, below, mix, other_than
+from engram.kernels import njit
 
 MAX_STATES = 64
 """Sets of states are the bits of one word."""

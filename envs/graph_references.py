@@ -6,10 +6,10 @@ Each is made as `policy(env, seed)` for a vector environment and called as
 
 import numpy as np
 from gymnasium.vector import VectorEnv
-from numba import njit
 
 from engram.envs.references import new_plan, policy_streams
 from engram.envs.streams import below
+from engram.kernels import njit
 
 INVALID, UNTRIED = -1, -2
 """What is known of a (state, action) pair where it is not a successor."""

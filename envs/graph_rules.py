@@ -6,10 +6,10 @@ Schlag, Munkhdalai & Schmidhuber 2021, "Learning associative inference using fas
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from engram.envs.batched import MEMBER_FIELDS
 from engram.envs.streams import below, other_than
+from engram.kernels import njit
 
 MEMBER = np.dtype(
     [

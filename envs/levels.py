@@ -8,10 +8,10 @@ splits are therefore disjoint whatever their sizes and seeds, and each of them m
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from engram.envs.options import check_choice, check_integer
 from engram.envs.streams import below, mix
+from engram.kernels import njit
 
 SPLITS = {"train": 0, "test": 1, "valid": 2}
 MAX_LEVELS = 2**31

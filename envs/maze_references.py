@@ -7,10 +7,10 @@ Both know the map.
 
 import numpy as np
 from gymnasium.vector import VectorEnv
-from numba import njit
 
 from engram.envs.references import new_plan, policy_streams
 from engram.envs.streams import below
+from engram.kernels import njit
 
 UNKNOWN = -1
 """the goal before it has been found"""

@@ -6,11 +6,11 @@ Miconi, Clune & Stanley 2018, "Differentiable plasticity"; Miconi et al. 2019, "
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from engram.envs.batched import MEMBER_FIELDS
 from engram.envs.streams import below, other_than
 from engram.envs.viewport import MOVES, crop
+from engram.kernels import njit
 
 MEMBER = np.dtype(
     [

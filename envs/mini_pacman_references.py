@@ -2,9 +2,9 @@
 
 import numpy as np
 from gymnasium.vector import VectorEnv
-from numba import njit
 
 from engram.envs.mini_pacman_map import DISTANCES, FOOD, FREE, PILL, STEPS, WALLS
+from engram.kernels import njit
 
 
 @njit(cache=True)

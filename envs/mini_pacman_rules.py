@@ -6,7 +6,6 @@ Weber et al. 2017, "Imagination-augmented agents for deep reinforcement learning
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from engram.envs.batched import MEMBER_FIELDS
 from engram.envs.mini_pacman_map import (
@@ -25,6 +24,7 @@ from engram.envs.mini_pacman_map import (
 )
 from engram.envs.streams import below, chance
 from engram.envs.viewport import crop, paint
+from engram.kernels import njit
 
 MAX_GHOSTS = 16
 MEMBER = np.dtype(

@@ -6,7 +6,8 @@ come from outside of the kernel: Numba does not keep an array alive for the sake
 """
 
 import numpy as np
-from numba import njit
+
+from engram.kernels import njit
 
 STREAM = np.dtype([("rng", "u8")])
 

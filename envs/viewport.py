@@ -6,7 +6,8 @@ A cell is a small integer; a palette uint8 [C, 3] says which colour each of the 
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from engram.kernels import njit
 
 CELL_SIZE = 16
 """Side of a cell in a picture, in pixels."""

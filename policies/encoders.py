@@ -29,40 +29,46 @@ class FlatEncoder(Encoder):
     def __init__(self, shape: tuple[int, ...], largest: float = 1):
         super().__init__()
         self.output_size, self.largest = math.prod(shape), largest
+        self.output_shape = (self.output_size,)
 
     def forward(self, observation: Tensor) -> Tensor:
         return observation.reshape(len(observation), self.output_size).float() / self.largest
 
 
 class NormalizedEncoder(Encoder):
-    """The features of another encoder, less their mean and divided by their standard deviation, within [-10, 10].
+    """The entries of an array or of pixels, each less its mean and divided by its standard deviation, within [-10, 10].
 
-    Mean and variance are those of all that was observed, kept as buffers; features are as they are before that.
+    Mean and variance are those of all that was observed, kept as buffers; entries are as they are before that.
     """
 
     limit, epsilon = 10.0, 1e-8
+    piece = 2**21
+    """entries that are turned into doubles at once"""
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: "FlatEncoder | Pixels"):
         super().__init__()
-        self.encoder, self.output_size = encoder, encoder.output_size
+        self.encoder, self.output_shape = encoder, encoder.output_shape
+        self.output_size = math.prod(self.output_shape)
+        self.dtype = torch.float32 if isinstance(encoder, Pixels) else torch.float64  # a mean may be far from zero
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(self.output_size, dtype=torch.float64))
-        self.register_buffer("variance", torch.ones(self.output_size, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(self.output_shape, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(self.output_shape, dtype=torch.float64))
 
     def forward(self, observation: Tensor) -> Tensor:
-        deviation = (self.variance + self.epsilon).sqrt()
-        return ((self.encoder(observation) - self.mean) / deviation).float().clamp(-self.limit, self.limit)
+        mean, deviation = (x.to(self.dtype) for x in (self.mean, (self.variance + self.epsilon).sqrt()))
+        return ((self.encoder(observation) - mean) / deviation).float().clamp(-self.limit, self.limit)
 
     def observe(self, observation: Tensor, total: Callable[[Tensor], Tensor]) -> None:
         """Chan, Golub & LeVeque 1983: two sets of numbers become one."""
-        features = self.encoder(observation).double()
-        number, sums = total(torch.stack([torch.ones_like(features), features]).sum(1))
+        pieces = observation.split(max(1, self.piece // self.output_size))
+        sums = sum(self.encoder(piece).double().sum(0) for piece in pieces)
+        number, sums = total(torch.stack([torch.full_like(sums, len(observation)), sums]))
         mean = sums / number
-        squares = total((features - mean).square().sum(0))
+        squares = total(sum((self.encoder(piece) - mean).square_().sum(0) for piece in pieces))
         count, apart = self.count + number, mean - self.mean
         self.variance.mul_(self.count).add_(squares + apart.square() * self.count * number / count).div_(count)
         self.mean.add_(apart * number / count)
-        self.count.copy_(count[0])
+        self.count.copy_(count.flatten()[0])
 
 
 class OneHotEncoder(Encoder):
@@ -95,7 +101,7 @@ class DictEncoder(Encoder):
         return torch.cat([part(observation[key]) for key, part in zip(self.keys, self.parts, strict=True)], -1)
 
 
-class Pixels(nn.Module):
+class Pixels(Encoder):
     """Images of a space, channels first or last or none -> float32 [N, C, H, W], divided by `largest`.
 
     The channels are the first axis where the last two are alike, and the last where the first two are; else the shorter
@@ -116,17 +122,28 @@ class Pixels(nn.Module):
         return images.float() / self.largest
 
 
-class BoxEncoder(Encoder):
+class ImageEncoder(Encoder):
+    """Features of pixels, which may be normalised ones."""
+
+    def __init__(self, pixels: Pixels | NormalizedEncoder):
+        super().__init__()
+        self.pixels = pixels
+
+    def observe(self, observation: Tensor, total: Callable[[Tensor], Tensor]) -> None:
+        self.pixels.observe(observation, total)
+
+
+class BoxEncoder(ImageEncoder):
     """The vision of Santoro et al. 2018 for BoxWorld (App. A.3): small convolutions that keep every position.
 
     Two layers of 12 and 24 kernels 2 x 2, padded below and at the right to keep the size, and two maps that tell each
     position its place in [-1, 1]: E = 26 H W features, map by map, as ConvLSTM of H rows and W columns reads them.
     """
 
-    def __init__(self, pixels: Pixels):
-        super().__init__()
+    def __init__(self, pixels: Pixels | NormalizedEncoder):
+        super().__init__(pixels)
         channels, height, width = pixels.output_shape
-        self.pixels, self.output_size, self.map_shape = pixels, 26 * height * width, (height, width)
+        self.output_size, self.map_shape = 26 * height * width, (height, width)
         self.conv1, self.conv2 = nn.Conv2d(channels, 12, 2), nn.Conv2d(12, 24, 2)
         places = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
         self.register_buffer("places", torch.stack(places), persistent=False)  # [2, H, W]
@@ -138,26 +155,30 @@ class BoxEncoder(Encoder):
         return torch.cat([maps, self.places.expand(len(maps), -1, -1, -1)], 1).flatten(1)
 
 
-class ConvEncoder(Encoder):
-    """Convolutions without padding and a linear layer, each with a ReLU."""
+class ConvEncoder(ImageEncoder):
+    """Convolutions without padding and a linear layer, each with a ReLU; their weights start orthogonal."""
 
     convolutions: ClassVar[tuple[tuple[int, int, int], ...]]
     """(channels, side of the kernel, stride) of each"""
     least: ClassVar[int]
     """rows and columns of which they leave one"""
 
-    def __init__(self, pixels: Pixels):
-        super().__init__()
+    def __init__(self, pixels: Pixels | NormalizedEncoder):
+        super().__init__(pixels)
         channels, height, width = pixels.output_shape
         layers = []
         for outputs, kernel, stride in self.convolutions:
             layers += [nn.Conv2d(channels, outputs, kernel, stride), nn.ReLU()]
             channels, height, width = outputs, (height - kernel) // stride + 1, (width - kernel) // stride + 1
         linear = nn.Linear(channels * height * width, self.output_size)
-        self.layers = nn.Sequential(pixels, *layers, nn.Flatten(), linear, nn.ReLU())
+        self.layers = nn.Sequential(*layers, nn.Flatten(), linear, nn.ReLU())
+        for module in self.layers:
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.orthogonal_(module.weight, math.sqrt(2))
+                nn.init.zeros_(module.bias)
 
     def forward(self, observation: Tensor) -> Tensor:
-        return self.layers(observation)
+        return self.layers(self.pixels(observation))
 
 
 class NatureEncoder(ConvEncoder):
@@ -183,7 +204,7 @@ class Residual(nn.Module):
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
-class ImpalaEncoder(Encoder):
+class ImpalaEncoder(ImageEncoder):
     """The residual network of Espeholt et al. 2018 (Fig. 3, right), 15 convolutions deep -> 256 features.
 
     Three sections of 16, 32 and 32 channels: a convolution, a maximum over 3 x 3 in strides of 2, two residual blocks.
@@ -191,19 +212,19 @@ class ImpalaEncoder(Encoder):
 
     output_size = 256
 
-    def __init__(self, pixels: Pixels):
-        super().__init__()
+    def __init__(self, pixels: Pixels | NormalizedEncoder):
+        super().__init__(pixels)
         channels, height, width = pixels.output_shape
         sections = []
         for outputs in (16, 32, 32):
             conv, pool = nn.Conv2d(channels, outputs, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)
             sections += [conv, pool, Residual(outputs), Residual(outputs)]
             channels, height, width = outputs, -(-height // 2), -(-width // 2)
-        self.sections = nn.Sequential(pixels, *sections, nn.ReLU(), nn.Flatten())
+        self.sections = nn.Sequential(*sections, nn.ReLU(), nn.Flatten())
         self.linear = nn.Linear(channels * height * width, self.output_size)
 
     def forward(self, observation: Tensor) -> Tensor:
-        return F.relu(self.linear(self.sections(observation)))
+        return F.relu(self.linear(self.sections(self.pixels(observation))))
 
 
 IMAGE_ENCODERS = {"box": BoxEncoder, "nature": NatureEncoder, "shallow": ShallowEncoder, "impala": ImpalaEncoder}
@@ -212,8 +233,8 @@ IMAGE_ENCODERS = {"box": BoxEncoder, "nature": NatureEncoder, "shallow": Shallow
 def make_encoder(space, name: EncoderName = "auto", normalize: bool = False) -> Encoder:
     """The encoder of a Gymnasium observation space.
 
-    Bytes are divided by the largest value of their space, floats are read as they are or, with `normalize` and where
-    they are no image, by a NormalizedEncoder. In a Dict, and those inside it, `name` is how images are read.
+    Bytes are divided by the largest value of their space, floats are read as they are; with `normalize`, vectors of
+    floats and pixels go through a NormalizedEncoder. In a Dict, and those inside it, `name` is how images are read.
 
     Raises: ValueError naming the space if there is none.
     """
@@ -227,7 +248,7 @@ def make_encoder(space, name: EncoderName = "auto", normalize: bool = False) -> 
         names = {key: name if name == "flat" or _has_images(part) else "auto" for key, part in space.spaces.items()}
         return DictEncoder({key: make_encoder(part, names[key], normalize) for key, part in space.spaces.items()})
     if is_image(space) and name != "flat":
-        return _image_encoder(space, name)
+        return _image_encoder(space, name, normalize)
     if kind == "Box" and (name == "flat" or len(space.shape) <= 2):
         encoder = FlatEncoder(space.shape, _largest(space))
         return NormalizedEncoder(encoder) if normalize and space.dtype.kind == "f" else encoder
@@ -252,7 +273,7 @@ def _has_images(space) -> bool:
     return any(map(_has_images, space.spaces.values())) if type(space).__name__ == "Dict" else is_image(space)
 
 
-def _image_encoder(space, name: EncoderName) -> Encoder:
+def _image_encoder(space, name: EncoderName, normalize: bool) -> Encoder:
     pixels = Pixels(space.shape, _largest(space))
     side = min(pixels.output_shape[1:])
     if name == "auto":
@@ -261,7 +282,7 @@ def _image_encoder(space, name: EncoderName) -> Encoder:
     if issubclass(kind, ConvEncoder) and side < kind.least:
         need = f"{kind.least} x {kind.least} pixels"
         raise ValueError(f"--policy.encoder {name} needs {need}; observations are of {_shown(space)}, try box")
-    return kind(pixels)
+    return kind(NormalizedEncoder(pixels) if normalize else pixels)
 
 
 def _largest(space) -> float:

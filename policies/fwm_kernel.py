@@ -3,13 +3,12 @@
 `step` is the literal step for acting; `scan` and `scan_backward` are the sequential part of the dual form for learning.
 """
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from engram.kernels import FAST, njit
 from engram.policies import rows
-from engram.policies.rows import FAST
 
 LAYER_NORM_EPS = 1e-5
 """not cosmetic: the first reads of an episode are far below its root, and stay small"""
@@ -45,7 +44,7 @@ def scan_backward(*tensors: Tensor) -> None:
     rows.run(_scan_backward, len(tensors[0]), *(x.detach().numpy() for x in tensors))
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _dot(a, b):
     total = a[0] * b[0]
     for m in range(1, len(a)):
@@ -53,7 +52,7 @@ def _dot(a, b):
     return total
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _address(key1, key2, out):
     d = len(key1)
     for i in range(d):
@@ -61,7 +60,7 @@ def _address(key1, key2, out):
             out[i * d + j] = key1[i] * key2[j]
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _write(memory, written, value, rate, address, out):
     """memory += rate (value - memory written) written^T, out = memory address; returns |memory|^2. In a single pass, as
     what is written to a row of the memory depends on that row alone."""
@@ -80,7 +79,7 @@ def _write(memory, written, value, rate, address, out):
     return total
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _read(memory, scale, address, out):
     """out = memory address, after memory *= scale in the same pass."""
     for m in range(len(out)):
@@ -96,7 +95,7 @@ def _read(memory, scale, address, out):
         out[m] = total
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _normalise(x, scale, out):
     """out = LayerNorm(scale x)."""
     d, mean, variance = np.float32(len(x)), np.float32(0), np.float32(0)
@@ -110,7 +109,7 @@ def _normalise(x, scale, out):
         out[m] = (scale * x[m] - mean) * spread
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _step(begin, end, memory, key1, key2, value, rate, n0, e, asked, read, strength, square):
     _, d, width = memory.shape
     one = np.float32(1)
@@ -133,7 +132,7 @@ def _step(begin, end, memory, key1, key2, value, rate, n0, e, asked, read, stren
             memory[b] *= shrink
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _scan(begin, end, gram, retained, value, rate, norm2, starts, written, old, logs, befores, squares, decay, faded):
     _, T, d = value.shape
     zero, one = value.dtype.type(0), value.dtype.type(1)
@@ -169,7 +168,7 @@ def _scan(begin, end, gram, retained, value, rate, norm2, starts, written, old, 
             logs[b, t] = log
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _scan_backward(
     begin, end, gram, value, rate, starts, old, squares, faded, grad_written, grad_logs,
     grad_value, grad_old, grad_rate, grad_diagonal, grad_norm2,

@@ -4,14 +4,13 @@
 the cache are faster than the products of the chunkwise form.
 """
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from engram.kernels import FAST, njit
 from engram.policies import rows
-from engram.policies.rows import FAST
 
 
 def supports(memory: Tensor, write: tuple, query: Tensor) -> bool:
@@ -53,12 +52,12 @@ class Sequence(torch.autograd.Function):
         arrays = [x.reshape(T, B, -1, *x.shape[1:]) for x in arrays]
         before = memory.detach().reshape(B, -1, K, V)
         last, found = before.clone(memory_format=torch.contiguous_format), value.new_empty(T, *leading, V)
-        starts, errors = starts.contiguous().numpy(), np.empty_like(arrays[1])
+        starts, errors = starts.contiguous(), np.empty_like(arrays[1])
         read = found.numpy().reshape(errors.shape)
-        rows.run(_sequence, B, last.numpy(), *arrays, starts, errors, read, ctx.summed)
+        rows.run(_sequence, B, last.numpy(), *arrays, starts.numpy(), errors, read, ctx.summed)
         key, _, rate, query = arrays
-        ctx.kept = key, rate, query, starts, errors
-        ctx.save_for_backward(memory)
+        ctx.kept = key, rate, query, starts.numpy(), errors
+        ctx.save_for_backward(memory, starts)  # torch checks that nothing has changed them since
         return found, last.view(memory.shape)
 
     @staticmethod
@@ -66,7 +65,7 @@ class Sequence(torch.autograd.Function):
     def backward(ctx, grad_found, grad_memory):
         key, rate, query, _, errors = ctx.kept
         T, B, H, K = key.shape
-        (memory,) = ctx.saved_tensors
+        memory, _ = ctx.saved_tensors
         first = memory.detach().reshape(B, H, K, -1).contiguous().numpy()
         grad_first = grad_memory.reshape(first.shape).clone(memory_format=torch.contiguous_format)
         grad_found = grad_found.contiguous().numpy().reshape(errors.shape)
@@ -87,8 +86,8 @@ def _vectors(write: tuple, query: Tensor, leading: tuple[int, ...]) -> list[np.n
     return [key, value, rate, query]
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _combine(matrix, weights, out):
+@njit(cache=True, fastmath=FAST, nogil=True)
+def combine(matrix, weights, out):
     """out = weights matrix."""
     out[:] = 0
     for i in range(len(matrix)):
@@ -97,8 +96,8 @@ def _combine(matrix, weights, out):
             out[m] += weight * row[m]
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _add(memory, key, change):
+@njit(cache=True, fastmath=FAST, nogil=True)
+def add(memory, key, change):
     """memory += key change^T."""
     for i in range(len(memory)):
         row, k = memory[i], key[i]
@@ -106,8 +105,8 @@ def _add(memory, key, change):
             row[m] += k * change[m]
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _write(memory, key, change, query, out):
+@njit(cache=True, fastmath=FAST, nogil=True)
+def write(memory, key, change, query, out):
     """memory += key change^T, out = query memory."""
     out[:] = 0
     for i in range(len(memory)):
@@ -118,7 +117,7 @@ def _write(memory, key, change, query, out):
             out[m] += q * new
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _step(begin, end, storage, places, key, value, rate, query, found, summed):
     K, V = key.shape[1], value.shape[1]
     change = np.empty(V, np.float32)
@@ -127,13 +126,13 @@ def _step(begin, end, storage, places, key, value, rate, query, found, summed):
         if summed:
             change[:] = value[n]
         else:
-            _combine(memory, key[n], change)
+            combine(memory, key[n], change)
             for m in range(V):
                 change[m] = rate[n] * (value[n, m] - change[m])
-        _write(memory, key[n], change, query[n], found[n])
+        write(memory, key[n], change, query[n], found[n])
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _sequence(begin, end, memory, key, value, rate, query, starts, errors, found, summed):
     """Fills errors, v - k M before each write, and found; memory [B, H, K, V], the first one, becomes the last. The H
     matrices of a row take their steps together, as their vectors lie side by side."""
@@ -148,15 +147,15 @@ def _sequence(begin, end, memory, key, value, rate, query, starts, errors, found
                 if summed:
                     error[:] = value[t, b, h]
                 else:
-                    _combine(memory[b, h], key[t, b, h], error)
+                    combine(memory[b, h], key[t, b, h], error)
                     for m in range(V):
                         error[m] = value[t, b, h, m] - error[m]
                 for m in range(V):
                     change[m] = rate[t, b, h] * error[m]
-                _write(memory[b, h], key[t, b, h], change, query[t, b, h], found[t, b, h])
+                write(memory[b, h], key[t, b, h], change, query[t, b, h], found[t, b, h])
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _sequence_backward(
     begin, end, first, key, rate, query, starts, errors, grad_found, grad_memory,
     grad_key, grad_value, grad_rate, grad_query, summed,
@@ -167,10 +166,10 @@ def _sequence_backward(
     for b in range(begin, end):
         stop = T
         while stop > 0:
-            start = _replay(first, key, rate, errors, starts, b, stop, memory)
+            start = replay(first, key, rate, errors, starts, b, stop, memory)
             for t in range(stop - 1, start - 1, -1):
                 for h in range(H):
-                    grad_rate[t, b, h] = _step_backward(
+                    grad_rate[t, b, h] = step_backward(
                         memory[h], key[t, b, h], rate[t, b, h], query[t, b, h], errors[t, b, h], grad_found[t, b, h],
                         grad_memory[b, h], grad_key[t, b, h], grad_value[t, b, h], grad_query[t, b, h], change, summed,
                     )  # fmt: skip
@@ -179,8 +178,8 @@ def _sequence_backward(
             stop = start
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _replay(first, key, rate, errors, starts, b, stop, memory):
+@njit(cache=True, fastmath=FAST, nogil=True)
+def replay(first, key, rate, errors, starts, b, stop, memory):
     """Fills memory [H, K, V] with that of row b after the step before `stop`; returns the first step of the episode.
 
     Where no episode starts before, that is step 0, and `first` [B, H, K, V] the memory before it.
@@ -197,12 +196,12 @@ def _replay(first, key, rate, errors, starts, b, stop, memory):
         for h in range(len(memory)):
             for m in range(len(change)):
                 change[m] = rate[t, b, h] * errors[t, b, h, m]
-            _add(memory[h], key[t, b, h], change)
+            add(memory[h], key[t, b, h], change)
     return start
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _step_backward(
+@njit(cache=True, fastmath=FAST, nogil=True)
+def step_backward(
     memory, key, rate, query, error, grad_found, grad_memory, grad_key, grad_value, grad_query, change, summed
 ):
     """Undoes a write to memory [K, V] and fills the gradients of its vectors; returns that of the rate."""

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from engram.policies import delta_rule, fwp_recurrent_kernel, rows
+from engram.policies import delta_rule, rdn_kernel, rows
 from engram.policies.delta_rule import Cell, Write, start_mask
 from engram.policies.fwp_stack import Access, FastWeightProgrammer
 from engram.policies.key_maps import Phi
@@ -220,7 +220,7 @@ class RDN(FastWeightProgrammer):
         matrix = fast.matrix()
         if not rows.compiles(state.memory, program, matrix, state.output):
             return self.scan(fast, program, state, starts)
-        outputs, memory = fwp_recurrent_kernel.RecurrentDeltaNet.apply(
+        outputs, memory = rdn_kernel.Sequence.apply(
             state.memory, program, matrix, state.output, start_mask(starts, program), self.config.phi
         )
         return outputs, self.State(memory, outputs[-1])

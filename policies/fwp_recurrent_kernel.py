@@ -1,20 +1,17 @@
-"""Fast weight programmers that are recurrent in each head, over sequences, compiled for the CPU.
+"""Delta RNN and Delta LSTM over sequences, compiled for the CPU.
 
-A head of one row hears of nothing but itself, so that it takes all its steps while its matrices are in the cache. As in
-`fwp_kernel`, the backward pass undoes the writes.
+A row hears of no other, so that it takes all its steps while its matrices are in the cache. As in `fwp_kernel`, the
+backward pass undoes the writes.
 """
 
-import numba
 import numpy as np
 import torch
-from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from engram.kernels import FAST, njit
 from engram.policies import rows
-from engram.policies.fwp_kernel import _combine, _replay, _step_backward, _write
-from engram.policies.key_maps import PHIS
-from engram.policies.key_maps_kernel import phi, phi_backward, sigmoid, softmax, softmax_backward
-from engram.policies.rows import FAST
+from engram.policies.fwp_kernel import combine, replay, step_backward, write
+from engram.policies.key_maps_kernel import sigmoid, softmax, softmax_backward
 
 CELLS = ("rnn", "v1", "v2", "v3", "v4")
 """Delta RNN, and the versions of Delta LSTM"""
@@ -33,77 +30,35 @@ class Recurrent(torch.autograd.Function):
         Returns: the carries [T, B, A, S, d], the last memory.
         """
         shape, (B, A, G, d, _) = value.shape, memory.shape
-        arrays = [_array(x.reshape(*shape[:2], A * G, *x.shape[4:])) for x in (key, value, rate, found)]
-        first, before = _array(carry), _array(memory.reshape(B, A * G, d, d))
-        starts, cell, after = starts.contiguous().numpy(), CELLS.index(cell), before.copy()
+        arrays = [rows.array(x.reshape(*shape[:2], A * G, *x.shape[4:])) for x in (key, value, rate, found)]
+        first, before = rows.array(carry), rows.array(memory.reshape(B, A * G, d, d))
+        starts, cell, after = starts.contiguous(), CELLS.index(cell), before.copy()
         errors, answers = np.empty_like(arrays[1]), np.empty_like(arrays[1])
         carries = value.new_empty(*shape[:2], *carry.shape[1:])
-        rows.run(_recurrent, B, after, *arrays, first, starts, cell, errors, answers, carries.numpy())
+        rows.run(_recurrent, B, after, *arrays, first, starts.numpy(), cell, errors, answers, carries.numpy())
         key, _, rate, _ = arrays
-        ctx.kept = key, rate, starts, errors, answers, first, cell
-        ctx.save_for_backward(memory, carries)
+        ctx.kept = key, rate, starts.numpy(), errors, answers, first, cell
+        ctx.save_for_backward(memory, carries, carry, starts)  # torch checks that nothing has changed them since
         return carries, torch.from_numpy(after).view(memory.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_carries, grad_memory):
         key, rate, starts, errors, answers, first, cell = ctx.kept
-        memory, carries = ctx.saved_tensors
+        memory, carries, *_ = ctx.saved_tensors
         T, B, H, d = key.shape
-        before = _array(memory.reshape(B, H, d, d))
-        grad_before = _array(grad_memory.reshape(B, H, d, d)).copy()
+        before = rows.array(memory.reshape(B, H, d, d))
+        grad_before = rows.array(grad_memory.reshape(B, H, d, d)).copy()
         grads = [np.empty_like(x) for x in (key, errors, rate, errors, first)]
-        kept = key, rate, starts, errors, answers, first, _array(carries), cell
-        rows.run(_recurrent_backward, B, before, *kept, _array(grad_carries), grad_before, *grads)
+        kept = key, rate, starts, errors, answers, first, rows.array(carries), cell
+        rows.run(_recurrent_backward, B, before, *kept, rows.array(grad_carries), grad_before, *grads)
         grad_before, *grads, grad_first = map(torch.from_numpy, (grad_before, *grads))
         leading = T, *memory.shape[:3]
         key, value, rate, found = (x.view(*leading, *x.shape[3:]) for x in grads)
         return grad_before.view(memory.shape), key, value, rate, found, grad_first, None, None
 
 
-class RecurrentDeltaNet(torch.autograd.Function):
-    """RDN: the last output of a head changes all that its matrix is told next."""
-
-    @staticmethod
-    def forward(ctx, memory, program, weight, output, starts, name):
-        """Step after step: the program with what the last output adds to it, the write and the read.
-
-        Args:    memory [B, A, d, d]; program [T, B, A, P], rows q, k, v, b; weight [A, d, P]; output [B, A, d], the
-                 last one; starts bool [T, B]; name of phi.
-        Returns: the outputs [T, B, A, d], the last memory.
-        """
-        (T, B, A, _), d = program.shape, output.shape[-1]
-        told, outputs, after = _array(program).copy(), program.new_empty(T, B, A, d), _array(memory).copy()
-        weights, first, starts = _array(weight), _array(output), starts.contiguous().numpy()
-        which = PHIS.index(name)
-        kept = [np.empty((T, B, A, *size), told.dtype) for size in ((d,), (d,), (), (2,), (d,))]
-        rows.run(_delta_net, B, after, told, weights, first, starts, which, *kept, outputs.numpy())
-        ctx.kept = told, first, starts, which, *kept
-        ctx.save_for_backward(memory, weight, outputs)
-        return outputs, torch.from_numpy(after)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_outputs, grad_memory):
-        told, first, starts, *_ = ctx.kept
-        memory, weight, outputs = ctx.saved_tensors
-        grad_before, grad_told, grad_first = _array(grad_memory).copy(), np.empty_like(told), np.empty_like(first)
-        arrays = _array(weight), _array(outputs), _array(grad_outputs)
-        rows.run(
-            _delta_net_backward, len(first), _array(memory), *ctx.kept, *arrays, grad_before, grad_told, grad_first
-        )
-        grad_told = torch.from_numpy(grad_told)
-        last = torch.cat([torch.from_numpy(first)[None], outputs[:-1]]).tanh()
-        last = last.masked_fill(torch.from_numpy(starts)[..., None, None], 0)
-        grad_weight = last.flatten(0, 1).permute(1, 2, 0) @ grad_told.flatten(0, 1).transpose(0, 1)
-        return torch.from_numpy(grad_before), grad_told, grad_weight, torch.from_numpy(grad_first), None, None
-
-
-def _array(x: Tensor) -> np.ndarray:
-    return x.detach().contiguous().numpy()
-
-
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _recurrent(begin, end, memory, key, value, rate, found, first, starts, cell, errors, answers, carries):
     """Fills the last three; memory [B, H, d, d], the first one, becomes the last. The H / A matrices of a head are
     neighbours."""
@@ -121,18 +76,18 @@ def _recurrent(begin, end, memory, key, value, rate, found, first, starts, cell,
                 _ask(carry[a, 0], cell, query)
                 for h in range(a * G, (a + 1) * G):
                     error, answer = errors[t, b, h], answers[t, b, h]
-                    _combine(memory[b, h], key[t, b, h], error)
+                    combine(memory[b, h], key[t, b, h], error)
                     for m in range(d):
                         error[m] = value[t, b, h, m] - error[m]
                         change[m] = rate[t, b, h] * error[m]
-                    _write(memory[b, h], key[t, b, h], change, query, answer)
+                    write(memory[b, h], key[t, b, h], change, query, answer)
                     for m in range(d):
                         answer[m] += found[t, b, h, m]
                 _advance(answers[t, b, a * G : (a + 1) * G], found[t, b, a * G : (a + 1) * G], cell, carry[a])
                 carries[t, b, a] = carry[a]
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _ask(h, cell, query):
     if cell == 1:
         query[:] = h
@@ -140,7 +95,7 @@ def _ask(h, cell, query):
         softmax(h, query)
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _advance(answers, found, cell, carry):
     """The cell: answers and found [G, d] turn carry [S, d] into the next one."""
     if cell == 0:
@@ -158,7 +113,7 @@ def _advance(answers, found, cell, carry):
             h[m] += found[1, m]
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _advance_backward(answers, cell, after, before, grad_carry, grad_answers, grad_found):
     """What arrives at the carry `after` a step goes to answers and found, and grad_carry[1] to c `before`."""
     if cell == 0:
@@ -185,7 +140,7 @@ def _advance_backward(answers, cell, after, before, grad_carry, grad_answers, gr
             grad_found[1, m] += grad_h[m]
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _recurrent_backward(
     begin, end, first_memory, key, rate, starts, errors, answers, first, carries, cell, grad_carries,
     grad_memory, grad_key, grad_value, grad_rate, grad_found, grad_first,
@@ -201,7 +156,7 @@ def _recurrent_backward(
         stop = T
         grad_carry[:] = 0
         while stop > 0:
-            start = _replay(first_memory, key, rate, errors, starts, b, stop, memory)
+            start = replay(first_memory, key, rate, errors, starts, b, stop, memory)
             for t in range(stop - 1, start - 1, -1):
                 before = fresh_carry if starts[t, b] else carries[t - 1, b] if t > 0 else first[b]
                 for a in range(A):
@@ -217,7 +172,7 @@ def _recurrent_backward(
                     grad_query[:] = 0
                     for g in range(G):
                         h = a * G + g
-                        grad_rate[t, b, h] = _step_backward(
+                        grad_rate[t, b, h] = step_backward(
                             memory[h], key[t, b, h], rate[t, b, h], query, errors[t, b, h], grad_answers[g],
                             grad_memory[b, h], grad_key[t, b, h], grad_value[t, b, h], part, change, False,
                         )  # fmt: skip
@@ -232,76 +187,3 @@ def _recurrent_backward(
                 grad_carry[:] = 0
             stop = start
         grad_first[b] = grad_carry
-
-
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _delta_net(begin, end, memory, told, weight, first, starts, which, query, key, rate, divisors, errors, outputs):
-    """Completes told, fills what follows phi; memory [B, A, d, d], the first one, becomes the last."""
-    T, _, A, P = told.shape
-    d, one = first.shape[2], told.dtype.type(1)
-    last, change = np.empty((A, d), told.dtype), np.empty(d, told.dtype)
-    for b in range(begin, end):
-        last[:] = first[b]
-        for t in range(T):
-            if starts[t, b]:
-                memory[b] = 0
-                last[:] = 0
-            for a in range(A):
-                program, error, output = told[t, b, a], errors[t, b, a], outputs[t, b, a]
-                for j in range(d):
-                    s, row = np.tanh(last[a, j]), weight[a, j]
-                    for p in range(P):
-                        program[p] += s * row[p]
-                divisors[t, b, a, 0] = phi(program[:d], which, query[t, b, a])
-                divisors[t, b, a, 1] = phi(program[d : 2 * d], which, key[t, b, a])
-                beta = sigmoid(program[3 * d], one)
-                rate[t, b, a] = beta
-                _combine(memory[b, a], key[t, b, a], error)
-                for m in range(d):
-                    error[m] = program[2 * d + m] - error[m]
-                    change[m] = beta * error[m]
-                _write(memory[b, a], key[t, b, a], change, query[t, b, a], output)
-                last[a] = output
-
-
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
-def _delta_net_backward(
-    begin, end, first_memory, told, first, starts, which, query, key, rate, divisors, errors, weight, outputs,
-    grad_outputs,
-    grad_memory, grad_told, grad_first,
-):  # fmt: skip
-    """Fills the last two; grad_memory, of the last memory, becomes that of the first."""
-    T, _, A, P = told.shape
-    d, dtype, one = first.shape[2], told.dtype, told.dtype.type(1)
-    memory, grad_last, none = np.empty((A, d, d), dtype), np.empty((A, d), dtype), np.zeros((A, d), dtype)
-    change, to_query, to_key, to_value = np.empty(d, dtype), np.empty(d, dtype), np.empty(d, dtype), np.empty(d, dtype)
-    for b in range(begin, end):
-        stop = T
-        grad_last[:] = 0
-        while stop > 0:
-            start = _replay(first_memory, key, rate, errors, starts, b, stop, memory)
-            for t in range(stop - 1, start - 1, -1):
-                before = none if starts[t, b] else outputs[t - 1, b] if t > 0 else first[b]
-                for a in range(A):
-                    for m in range(d):
-                        grad_last[a, m] += grad_outputs[t, b, a, m]
-                    beta, grad, program = rate[t, b, a], grad_told[t, b, a], told[t, b, a]
-                    to_rate = _step_backward(
-                        memory[a], key[t, b, a], beta, query[t, b, a], errors[t, b, a], grad_last[a],
-                        grad_memory[b, a], to_key, to_value, to_query, change, False,
-                    )  # fmt: skip
-                    by_query, by_key = divisors[t, b, a]
-                    phi_backward(program[:d], query[t, b, a], by_query, which, to_query, grad[:d])
-                    phi_backward(program[d : 2 * d], key[t, b, a], by_key, which, to_key, grad[d : 2 * d])
-                    grad[2 * d : 3 * d] = to_value
-                    grad[3 * d] = to_rate * beta * (one - beta)
-                    for j in range(d):
-                        s, row, slope = np.tanh(before[a, j]), weight[a, j], dtype.type(0)
-                        for p in range(P):
-                            slope += row[p] * grad[p]
-                        grad_last[a, j] = slope * (one - s * s)
-            if starts[start, b]:
-                grad_memory[b] = 0
-                grad_last[:] = 0
-            stop = start
-        grad_first[b] = grad_last

@@ -1,12 +1,11 @@
 """A step of the fast weights of `jbfw` compiled for acting on the CPU: each is read and written once."""
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from engram.kernels import FAST, njit
 from engram.policies import rows
-from engram.policies.rows import FAST
 
 
 def supports(*tensors: Tensor) -> bool:
@@ -22,7 +21,7 @@ def step(fast: Tensor, h: Tensor, query: Tensor, decay: float, learning_rate: fl
     return found
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _step(begin, end, fast, h, query, found, decay, learning_rate):
     n = h.shape[1]
     for b in range(begin, end):

@@ -1,13 +1,12 @@
 """The maps of keys and queries compiled for the CPU, and functions that they share with the cells of recurrent ones."""
 
-import numba
 import numpy as np
 
+from engram.kernels import FAST, njit
 from engram.policies.key_maps import LEAST_NORM, SUM_EPS
-from engram.policies.rows import FAST
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def phi(x, which, y):
     """Fills y with the map of x, whose place in `key_maps.PHIS` is `which`; returns what it divides by."""
     zero, one = x.dtype.type(0), x.dtype.type(1)
@@ -29,7 +28,7 @@ def phi(x, which, y):
     return divisor
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def phi_backward(x, y, divisor, which, grad, grad_x):
     zero, one = x.dtype.type(0), x.dtype.type(1)
     if which == 1:
@@ -48,7 +47,7 @@ def phi_backward(x, y, divisor, which, grad, grad_x):
             grad_x[m] = (grad[m] - y[m] * along) / divisor * s * (one + x[m] * (one - s))
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def softmax(x, y):
     """Fills y, which may be x; returns the sum of the exponentials."""
     largest, total = x[0], x.dtype.type(0)
@@ -62,7 +61,7 @@ def softmax(x, y):
     return total
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def softmax_backward(y, grad, grad_x):
     """Fills grad_x, which may be `grad`."""
     along = y.dtype.type(0)
@@ -72,7 +71,7 @@ def softmax_backward(y, grad, grad_x):
         grad_x[m] = y[m] * (grad[m] - along)
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def sigmoid(x, one):
     """`one` of the type of x, without which it would be a double."""
     return one / (one + np.exp(-x))

@@ -1,12 +1,11 @@
 """A step of MNM's memory compiled for acting on the CPU: in place, a row at a time while it lies in the cache."""
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from engram.kernels import FAST, njit
 from engram.policies import rows
-from engram.policies.rows import FAST
 
 
 def supports(memory: Tensor, *vectors: Tensor) -> bool:
@@ -44,7 +43,7 @@ def step(
     return read
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _tanh(x):
     """In place, by the quotient of polynomials that Eigen uses: within 3e-7, and a dozen numbers at a time."""
     flat, bound = x.reshape(-1), np.float32(7.9)
@@ -63,7 +62,7 @@ def _tanh(x):
         flat[k] = y * p / q
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _product(weights, vectors, out):
     """out[h] = weights vectors[h]; four rows at a time, as a single sum would wait for itself."""
     d = len(weights)
@@ -87,7 +86,7 @@ def _product(weights, vectors, out):
             out[h, i] = total
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _write(weights, errors, rate, keys):
     """weights -= rate sum over heads of errors[h] keys[h]^T."""
     for i in range(len(weights)):
@@ -98,7 +97,7 @@ def _write(weights, errors, rate, keys):
                 row[j] -= change * key[j]
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _mean(heads, out):
     for i in range(len(out)):
         total = np.float32(0)
@@ -107,7 +106,7 @@ def _mean(heads, out):
         out[i] = total / np.float32(len(heads))
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _perceptron(begin, end, memory, read_keys, write_keys, values, rates, targets, bend, read):
     """A layer is used, changed and used again while it is near."""
     _, L, d, _ = memory.shape
@@ -130,7 +129,7 @@ def _perceptron(begin, end, memory, read_keys, write_keys, values, rates, target
         _mean(found[L % 2], read[b])
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _gradient(begin, end, memory, read_keys, write_keys, values, rates, bend, read):
     """Forward and back through the old weights, then each layer of them is changed and used at once."""
     _, L, d, _ = memory.shape

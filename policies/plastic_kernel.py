@@ -1,12 +1,11 @@
 """A step of the plastic network compiled for the CPU, for acting: a row's traces change while they are in the cache."""
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from engram.kernels import FAST, njit
 from engram.policies import rows
-from engram.policies.rows import FAST
 
 
 def supports(*tensors: Tensor) -> bool:
@@ -46,7 +45,7 @@ def step(
     return y
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _step(
     begin, end, given, before, starts, weight, alpha, modulator, trace, eligibility, y,
     eta, modulated, gated, hebb, oja, clip,

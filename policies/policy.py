@@ -98,13 +98,16 @@ def make_policy(
     Args: encoder: how images are read.
           last_action: whether the core reads the previous action; None for what the environment's metadata say under
           "needs_last_action", which is where nobody could play well without it.
-          normalize_observation: whether vectors of floats are normalised by their running mean and deviation.
+          normalize_observation: whether vectors of floats and pixels are normalised by their running mean and
+          deviation.
     """
     actions = make_actions(envs.single_action_space)
     encode = make_encoder(envs.single_observation_space, encoder, normalize_observation)
     if normalize_observation and not any(isinstance(part, NormalizedEncoder) for part in encode.modules()):
         shown = " ".join(str(envs.single_observation_space).split())
-        raise ValueError(f"--policy.normalize-observation is for vectors of floats; observations are of {shown}")
+        raise ValueError(
+            f"--policy.normalize-observation is for vectors of floats and images; observations are of {shown}"
+        )
     if core.map_shape not in (None, encode.map_shape):
         given = "features that are none" if encode.map_shape is None else f"maps of {encode.map_shape}"
         raise ValueError(

@@ -141,7 +141,8 @@ class RMC(Core):
             initial, scale = self.initial_state(1).memory[0], self.blocks[0].scale
             inputs = episode_starts, rows, projected, gates, state.memory, initial
             memories = rmc_sequence.Sequence.apply(self.config, scale, *inputs, *self._recurrent_parameters())
-            return CoreOutput(memories.flatten(2), self.State(memories[-1]), {})
+            # a copy, as a view would hold all of them, and be overwritten with them where the state is donated
+            return CoreOutput(memories.flatten(2), self.State(memories[-1].clone()), {})
         memories = []
         # unbound, as the gradient of an index is as large as all of it
         gates = [None] * len(xs) if gates is None else gates.unbind()

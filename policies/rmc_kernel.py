@@ -3,13 +3,12 @@
 A step of RMC is small, and most of its time would go into calling some thirty tensor operations and their gradients.
 """
 
-import numba
 import numpy as np
 
-from engram.policies.rows import FAST
+from engram.kernels import FAST, njit
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _standardise(x, unit):
     """unit = (x - mean) / deviation; returns 1 / deviation."""
     zero, one, size = x.dtype.type(0), x.dtype.type(1), x.dtype.type(len(x))
@@ -25,7 +24,7 @@ def _standardise(x, unit):
     return spread
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _standardise_backward(grad, unit, spread, gain, grad_x, grad_gain, grad_offset):
     """`grad` arrives at gain * unit + offset; grad_x may be the same array."""
     zero, size = grad.dtype.type(0), grad.dtype.type(len(grad))
@@ -41,7 +40,7 @@ def _standardise_backward(grad, unit, spread, gain, grad_x, grad_gain, grad_offs
         grad_x[m] = spread * (grad[m] * gain[m] - mean - unit[m] * along)
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def norm(x, y, gain, offset, unit, spread, out):
     """out = LN(x + y), by rows: x and y [B, M, W]. Fills unit [B, M, W] and spread [B, M] for the way back."""
     for b in range(x.shape[0]):
@@ -54,7 +53,7 @@ def norm(x, y, gain, offset, unit, spread, out):
                 row[m] = gain[m] * unit[b, n, m] + offset[m]
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def norm_backward(grad, unit, spread, gain, grad_x, grad_gain, grad_offset):
     """Fills grad_x, of x and of y, and adds to the last two."""
     for b in range(grad.shape[0]):
@@ -62,7 +61,7 @@ def norm_backward(grad, unit, spread, gain, grad_x, grad_gain, grad_offset):
             _standardise_backward(grad[b, n], unit[b, n], spread[b, n], gain, grad_x[b, n], grad_gain, grad_offset)
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def gate_backward(
     grad, unit, spread, gain, memory, candidate, opened,
     grad_x, grad_gain, grad_offset, grad_given, grad_recalled, grad_memory,
@@ -97,7 +96,7 @@ def gate_backward(
             _standardise_backward(row, unit[b, n], spread[b, n], gain, row, grad_gain, grad_offset)
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def attend(
     rows, projected, residual, gain, offset, last_gain, last_offset, num_heads, K, S, scale,
     unit, spread, qkv, maps, last_unit, last_spread, out,
@@ -145,7 +144,7 @@ def attend(
                 out[b, i, m] = last_gain[m] * last_unit[b, i, m] + last_offset[m]
 
 
-@numba.njit(cache=True, fastmath=FAST, nogil=True)
+@njit(cache=True, fastmath=FAST, nogil=True)
 def attend_backward(
     grad, unit, spread, qkv, maps, last_unit, last_spread, gain, last_gain, num_heads, K, S, scale,
     grad_qkv, grad_rows, grad_residual, grad_gain, grad_offset, grad_last_gain, grad_last_offset,

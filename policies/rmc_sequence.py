@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from engram.policies import rmc_kernel
+from engram.policies.rows import array
 
 
 class Sequence(torch.autograd.Function):
@@ -58,19 +59,19 @@ class Sequence(torch.autograd.Function):
             memory = memories[t]
             if given is not None:
                 torch.tanh(before[t], out=bent[t])
-                torch.addmm(bias_gate, bent[t].view(-1, W), weight_gate.T, out=opened[t].view(B * N, -1))
+                torch.addmm(bias_gate, bent[t].view(-1, W), weight_gate.T, out=opened[t].view(B * N, len(bias_gate)))
                 i, f = opened[t].add_(given[t]).sigmoid_().chunk(2, dim=-1)
                 torch.mul(f, before[t], out=memory).addcmul_(i, candidate[t].tanh_())
 
-        ctx.blocks, ctx.mlp, ctx.heads, ctx.starts, ctx.before = blocks, mlp, heads, starts, before
+        ctx.blocks, ctx.mlp, ctx.heads, ctx.before = blocks, mlp, heads, before
         ctx.gate = None if given is None else (weight_gate, bent, candidate, opened)
-        ctx.save_for_backward(*parameters)
+        ctx.save_for_backward(starts, *parameters)  # torch checks that nothing has changed them since
         return memories
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_memories):
-        parameters = ctx.saved_tensors  # torch checks that nothing has changed them since
+        starts, *parameters = ctx.saved_tensors
         blocks, mlp, before = ctx.blocks, ctx.mlp, ctx.before
         T, B, N, W = before.shape
         last, n, Q = blocks[-1], blocks[0].extra, parameters[0].shape[0]
@@ -92,7 +93,7 @@ class Sequence(torch.autograd.Function):
                 filled = grad_given[t].numpy(), grad_recalled[t].numpy(), grad_memory.numpy()
                 normed = last.unit[t], last.spread[t], last.norms[2][0]
                 rmc_kernel.gate_backward(grad.numpy(), *normed, *given, grad_x.numpy(), *last.grad_norms[2], *filled)
-                slope = (grad_recalled[t].view(B * N, -1) @ weight_gate).view(B, N, W)
+                slope = (grad_recalled[t].flatten(0, 1) @ weight_gate).view(B, N, W)
                 grad_memory += torch.ops.aten.tanh_backward(slope, bent[t])
             for p in reversed(range(len(blocks))):
                 block = blocks[p]
@@ -105,8 +106,8 @@ class Sequence(torch.autograd.Function):
                     grad_projected[t] = grad_extra
                     if len(blocks) > 1:
                         grad_rows[t] = grad_come[:, N:]
-            if ctx.starts is not None:
-                grad_memory[ctx.starts[t]] = 0
+            if starts is not None:
+                grad_memory[starts[t]] = 0
 
         grads = [grad for block in blocks for grad in block.parameter_grads()]
         for l in range(len(mlp)):
@@ -139,9 +140,9 @@ class _Block:
         """What attention and the MLP make of the rows that ask, [B, asking, W]."""
         come, mixed = self.come[t], self.acts[0][t]
         mapped = torch.addmm(self.bias, come[:, : self.mapped].flatten(0, 1), self.weight.T)
-        arrays = mapped.view(len(come), self.mapped, -1), projected, come[:, : self.asking]
+        arrays = mapped.view(len(come), self.mapped, len(self.bias)), projected, come[:, : self.asking]
         kept = (x[t] for x in self.attention)
-        rmc_kernel.attend(*map(_array, arrays), *self.norms[0], *self.norms[1], *heads, *kept, mixed.numpy())
+        rmc_kernel.attend(*map(array, arrays), *self.norms[0], *self.norms[1], *heads, *kept, mixed.numpy())
         hidden = mixed
         for l, (weight, bias) in enumerate(mlp):
             if l > 0:
@@ -179,7 +180,7 @@ class _Block:
         rmc_kernel.attend_backward(*given, *heads, *filled, *self.grad_norms[0], *self.grad_norms[1])
         grad_come = torch.zeros_like(self.come[t])
         mapped = self.grad_mapped[t].flatten(0, 1) @ self.weight
-        grad_come[:, : self.mapped] = mapped.view(len(grad), self.mapped, -1)
+        grad_come[:, : self.mapped] = mapped.view(len(grad), self.mapped, grad.shape[-1])
         grad_come[:, : self.asking] += grad_asking
         return grad_come, torch.from_numpy(grad_qkv[:, self.mapped :])
 
@@ -192,7 +193,3 @@ def _products(grad: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of weight and bias of a linear map that read `read` [..., W] and received `grad` [..., V]."""
     grad = grad.flatten(0, -2)
     return grad.T @ read.flatten(0, -2), grad.sum(0)
-
-
-def _array(x: Tensor) -> np.ndarray:
-    return x.detach().contiguous().numpy()

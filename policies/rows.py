@@ -13,9 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FAST = {"reassoc", "contract", "arcp", "nsz"}
-"""of kernels: sums in any order; a NaN stays a NaN"""
-
 SHARE = 2**20
 """bytes of arrays for which it pays to wake a thread, which takes some 50 us"""
 
@@ -27,6 +24,11 @@ def compiles(first: Tensor, *others: Tensor | None) -> bool:
         and first.dtype in (torch.float32, torch.float64)
         and all(x is None or x.dtype == first.dtype for x in others)
     )
+
+
+def array(x: Tensor) -> np.ndarray:
+    """The numbers of x without gaps between them."""
+    return x.detach().contiguous().numpy()
 
 
 def run(kernel: Callable, num_rows: int, *args) -> None:

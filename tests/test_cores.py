@@ -410,10 +410,11 @@ def test_donating_a_state_spares_what_else_was_given(case):
     starts = torch.tensor([[True, False, True]])
     before = copy.deepcopy(core.state_dict())
     with torch.no_grad():
-        ys, state, _ = core(xs, core.initial_state(B))
-        kept, expected = ys.clone(), core(xs[:1], clone(state), starts)
-        assert_close(core(xs[:1], state, starts, donate=True), expected)
-        assert_close(ys, kept, rtol=0, atol=0)
+        for report in (), core.diagnostics:  # a sequence at once, and step by step
+            ys, state, _ = core(xs, core.initial_state(B))
+            kept, expected = ys.clone(), core(xs[:1], clone(state), starts, report)
+            assert_close(core(xs[:1], state, starts, report, donate=True), expected)
+            assert_close(ys, kept, rtol=0, atol=0)
         expected = core(xs[:1], clone(core.initial_state(B)), starts)
         assert_close(core(xs[:1], core.initial_state(B), starts, donate=True), expected)
     assert_close(dict(core.state_dict()), dict(before), rtol=0, atol=0)

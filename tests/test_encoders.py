@@ -95,7 +95,7 @@ def test_statistics_of_several_processes_are_of_what_all_observed():
         assert_close(encoder.variance, torch.cat(parts).double().var(0, correction=0))
 
 
-def test_only_vectors_of_floats_are_normalised():
+def test_vectors_of_floats_and_pixels_are_normalised():
     space = Dict(
         speed=Box(-9, 9, (2,)), goal=Discrete(3), bytes=Box(0, 255, (4,), np.uint8), image=image_space(5, 5, 3)
     )
@@ -109,10 +109,31 @@ def test_only_vectors_of_floats_are_normalised():
     )
     assert_close(features["speed"].mean(0), torch.zeros(2), atol=1e-6, rtol=0)
     assert_close(features["speed"].std(0, correction=0), torch.ones(2))
+    image = dict(zip(encoder.keys, encoder.parts, strict=True))["image"]
+    pixels = image.pixels(observation["image"])
+    assert pixels.shape == (50, 3, 5, 5)
+    assert_close(pixels.mean(0), torch.zeros(3, 5, 5), atol=1e-5, rtol=0)
+    assert_close(pixels.std(0, correction=0), torch.ones(3, 5, 5), atol=1e-4, rtol=0)
     plain = make_encoder(space)
     plain.load_state_dict({name: value for name, value in encoder.state_dict().items() if name in plain.state_dict()})
     for key, part in zip(plain.keys, plain.parts, strict=True):
-        assert key == "speed" or torch.equal(features[key], part(observation[key]))
+        assert key in ("speed", "image") or torch.equal(features[key], part(observation[key]))
+
+
+@pytest.mark.parametrize("name", ["box", "nature", "shallow", "impala"])
+def test_statistics_of_pixels_are_taken_in_pieces(name, monkeypatch):
+    space = image_space(40, 40, 3)
+    images, kinds = batch(space, 10), []
+    for piece in (1, 2**21):
+        monkeypatch.setattr(NormalizedEncoder, "piece", piece)
+        torch.manual_seed(0)
+        encoder = make_encoder(space, name, normalize=True)
+        encoder.observe(images, alone)
+        kinds.append(encoder)
+    assert_close(kinds[0].pixels.variance, (images / 255.0).permute(0, 3, 1, 2).double().var(0, correction=0))
+    for buffer, other in zip(kinds[0].buffers(), kinds[1].buffers(), strict=True):
+        assert_close(buffer, other)
+    assert_close(kinds[0](images), kinds[1](images))
 
 
 # Vectors, numbers and names

@@ -192,10 +192,15 @@ def test_compiled_recurrence(name, choices, monkeypatch):
         total = sum(x.sin().sum() for x in (ys, *last))
         return ys, *last, *torch.autograd.grad(total, [*leaves, *core.parameters()])
 
-    compiled = passed()
+    kernels, run = [], rows.run
+    monkeypatch.setattr(rows, "run", lambda kernel, *args: kernels.append(kernel) or run(kernel, *args))
+    compiled, num_layers = passed(), core.config.num_layers
+    assert len(kernels) == 2 * num_layers * (1 if name == "rdn" else 2), "both ways; where M is apart, of both"
+    kernels.clear()
     monkeypatch.setattr(rows, "compiles", lambda *_: False)
     monkeypatch.setattr(delta_rule, "TABLE", 4)
     assert_close(compiled, passed(), rtol=1e-9, atol=1e-10)
+    assert not kernels
 
 
 # --- the authors' programs ------------------------------------------------------------------------------------------

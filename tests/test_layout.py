@@ -13,14 +13,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SHARED = {"checkpoint", "command_line", "flags", "optim", "progress", "ranks", "run", "stop"}
 MAY_IMPORT = {  # folder: libraries, parts of engram
-    "engram": ({"PIL", "imageio_ffmpeg", "numpy", "plotly", "rich", "torch", "tyro"}, {"envs", "report", *SHARED}),
-    "envs": ({"envpool", "gymnasium", "numba", "numpy"}, {"envs"}),
-    "policies": ({"numba", "numpy", "torch"}, {"policies"}),
+    "engram": (
+        {"PIL", "imageio_ffmpeg", "numba", "numpy", "plotly", "rich", "torch", "tyro"},
+        {"envs", "report", *SHARED},
+    ),
+    "envs": ({"envpool", "gymnasium", "numpy"}, {"envs", "kernels"}),
+    "policies": ({"numpy", "torch"}, {"kernels", "policies"}),
     "agents": (
         {"numpy", "ray", "sb3_contrib", "stable_baselines3", "torch", "tyro"},
         {"agents", "policies", *SHARED},
     ),
-    "supervised": ({"numba", "numpy", "torch", "tyro"}, {"envs", "policies", "report", "supervised", *SHARED}),
+    "supervised": ({"numpy", "torch", "tyro"}, {"envs", "kernels", "policies", "report", "supervised", *SHARED}),
 }
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from engram.policies import RMC, make_core
+from engram.policies import RMC, make_core, rmc_kernel
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = {"num_slots": 3, "head_size": 4, "num_heads": 2}
@@ -179,10 +179,14 @@ def test_compiled_operations_are_those_of_other_devices(monkeypatch, choices):
         loss = ys.square().sum() + last.memory.sin().sum()
         return [ys, *last, *torch.autograd.grad(loss, [xs, *core.parameters()])]
 
+    calls, attend = [], rmc_kernel.attend
+    monkeypatch.setattr(rmc_kernel, "attend", lambda *args: calls.append(1) or attend(*args))
     compiled = run()
+    assert len(calls) == 6 * core.config.num_blocks
     monkeypatch.setattr("engram.policies.rmc.compiles", lambda *_: False)
     for plain, expected in zip(run(), compiled, strict=True):
         assert_close(plain, expected, rtol=1e-9, atol=1e-10)
+    assert len(calls) == 6 * core.config.num_blocks, "no more"
 
 
 @pytest.mark.parametrize("choices", CHOICES, ids=str)

@@ -465,8 +465,8 @@ def test_a_run_never_writes_over_another(capsys):
             "maps of (5, 5) (--core.height, --core.width), but BoxEncoder gives maps of (7, 7)",
         ),
         (
-            "--env boxworld --policy.normalize-observation",
-            "--policy.normalize-observation is for vectors of floats; observations are of Box(0, 255, (6, 5, 5), ",
+            "--env FrozenLake-v1 --policy.normalize-observation",
+            "--policy.normalize-observation is for vectors of floats and images; observations are of Discrete(16)",
         ),
         ("--env CartPole-v1 --policy.encoder impala", "--policy.encoder impala reads images; observations are of Box("),
         ("--env CartPole-v1 --env.kwargs.num-states 8", "with the options {'num_states': 8}: TypeError: "),

@@ -72,7 +72,7 @@ function drawScores(parent, env) {
     ),
   );
   const first = groups[0][0],
-    episodes = (first.repeats > 1 ? `${first.repeats} × ` : "") + first.episodes.toLocaleString("en");
+    episodes = (first.repeats > 1 ? `${first.repeats} x ` : "") + first.episodes.toLocaleString("en");
   parent.append(
     el(
       "p",

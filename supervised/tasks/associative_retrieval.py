@@ -6,9 +6,9 @@ from string import ascii_lowercase, digits
 from typing import ClassVar
 
 import numpy as np
-from numba import njit
 
 from engram.envs.streams import below
+from engram.kernels import njit
 from engram.supervised.tasks.examples import draw_first
 from engram.supervised.tasks.task import Batch, Task, Tokens, last_steps
 

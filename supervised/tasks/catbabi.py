@@ -6,8 +6,8 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from engram.kernels import njit
 from engram.supervised.tasks.examples import training_indices
 from engram.supervised.tasks.stream import Stream
 from engram.supervised.tasks.task import Batch

@@ -5,9 +5,9 @@ from string import digits
 from typing import ClassVar
 
 import numpy as np
-from numba import njit
 
 from engram.envs.streams import below
+from engram.kernels import njit
 from engram.supervised.tasks.task import Batch, Task, Tokens, last_steps
 
 SYMBOLS = 10

@@ -7,9 +7,9 @@ comes in, the platform or the library versions. The indices of a run's fresh tra
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 
 from engram.envs.streams import STREAM, below, mix
+from engram.kernels import njit
 
 SPLITS = {"train": 0, "valid": 1, "test": 2}
 

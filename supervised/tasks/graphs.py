@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from engram.envs.streams import below, other_than
+from engram.kernels import njit
 from engram.supervised.tasks.examples import between, draw_first
 from engram.supervised.tasks.naming import END, LAST, MAX_ITEMS, NAME_SIZE, Drawn, NamingTask
 from engram.supervised.tasks.task import Vectors

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-from numba import njit
 
 from engram.envs.streams import below
+from engram.kernels import njit
 from engram.supervised.tasks.examples import between
 from engram.supervised.tasks.task import Batch, Task, Tokens, last_steps, time_first
 

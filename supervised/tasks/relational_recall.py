@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numba import njit
 
 from engram.envs.streams import below
+from engram.kernels import njit
 from engram.supervised.tasks.examples import between
 from engram.supervised.tasks.task import Batch
 from engram.supervised.tasks.vector_sequences import BitTask, draw_bits

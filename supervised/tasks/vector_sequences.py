@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numba import njit
 
 from engram.envs.streams import below
+from engram.kernels import njit
 from engram.supervised.tasks.examples import between
 from engram.supervised.tasks.task import NO_INPUT, Batch, Task, Vectors, last_steps
 
