@@ -26,7 +26,7 @@ from engram.envs import make_vec
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = {"program": "", "steps/s": ",.0f", "over": "", "ratio": ".2f"}
 SHARED = "--device cpu --log-interval 1 --eval-interval 1000000000000 --save-minutes 60"
-PONG = "--env atari:Pong --core lstm --core.hidden-size 256 --policy.encoder nature --agent impala --env.num-envs 32"
+PONG = "--env atari:Pong --core lstm --preset paper --policy.encoder nature"
 GRAPHS = "--env graph-pomdp --core fwm"
 
 
