@@ -52,6 +52,7 @@ FIGURES = {
     ),
     "boxworld-easy": Figure("BoxWorld, 1 or 2 boxes, view 5", 1, "steps", {}, {"oracle": 11.5, "random": 0.1}),
     "mini-pacman": Figure("Mini-Pacman, regular, view 5", 1, "steps", {}, {"random": 9.8}),
+    "atari-pong": Figure("Atari Pong", 1, "steps of 4 frames", {}, {"human": 14.6, "random": -20.7}),
 }
 
 
