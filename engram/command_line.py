@@ -126,6 +126,6 @@ def _one_line(box: str) -> str:
     rows = [row.strip("│╰╯ ") for row in box.splitlines()[1:]]
     said, *rest = filter(str.strip, re.split("^[─-]+$", "\n".join(rows), flags=re.MULTILINE))
     said = re.sub(r"^Error parsing (?:--)?", "--", " ".join(said.split()).rstrip("."))
-    hints = "\n".join(part for part in rest if "Perhaps you meant" in part)
+    hints = "\n".join(part for part in rest if re.search(r"^(Perhaps you meant|Arguments similar)", part, re.MULTILINE))
     near = re.findall(r"^--[^\s,]+", hints, re.MULTILINE)
     return said + (f"; did you mean {' or '.join(near)}?" if near else "; --help shows the flags")

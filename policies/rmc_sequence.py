@@ -162,7 +162,7 @@ class _Block:
         self.grad_mapped = self.come.new_empty(*self.come.shape[:2], self.mapped, len(self.bias))
 
     def normalise_backward(self, t: int, grad: Tensor, grad_x: Tensor) -> None:
-        """Fills grad_x, of both."""
+        """Fills grad_x, that of both terms."""
         kept = self.unit[t], self.spread[t], self.norms[2][0]
         rmc_kernel.norm_backward(grad.numpy(), *kept, grad_x.numpy(), *self.grad_norms[2])
 

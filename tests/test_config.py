@@ -180,6 +180,10 @@ def test_a_wrong_flag_or_value_is_named_in_one_line(line, said, capsys):
             "--core: FWM.Config: memory_size=0, but it must be at least 1; --help shows the flags",
         ),
         ("--core.memory-sise 8", "Unrecognized options: --core.memory-sise, 8; did you mean --core.memory-size?"),
+        (
+            "--seeed 3 --unrol-length 2",
+            "Unrecognized options: --seeed, 3, --unrol-length, 2; did you mean --unroll-length or --seed?",
+        ),
     ],
 )
 def test_what_it_says_is_the_same_on_every_terminal(flag, said, encoding, monkeypatch):
