@@ -125,7 +125,8 @@ def _one_line(box: str) -> str:
     """
     rows = [row.strip("│╰╯ ") for row in box.splitlines()[1:]]
     said, *rest = filter(str.strip, re.split("^[─-]+$", "\n".join(rows), flags=re.MULTILINE))
-    said = re.sub(r"^Error parsing (?:--)?", "--", " ".join(said.split()).rstrip("."))
+    said = re.sub(r"^Error parsing [A-Z]\w*: ", "", " ".join(said.split()).rstrip("."))  # of the config as a whole
+    said = re.sub(r"^Error parsing (?:--)?", "--", said)
     hints = "\n".join(part for part in rest if re.search(r"^(Perhaps you meant|Arguments similar)", part, re.MULTILINE))
-    near = re.findall(r"^--[^\s,]+", hints, re.MULTILINE)
+    near = sorted(re.findall(r"^--[^\s,]+", hints, re.MULTILINE))  # tyro's own order is not always the same
     return said + (f"; did you mean {' or '.join(near)}?" if near else "; --help shows the flags")

@@ -315,7 +315,9 @@ def test_the_command_line():
 
 def test_evaluations_play_whole_games_for_the_score():
     assert evaluation_options("graph-pomdp") == evaluation_options("CartPole-v1") == {}
-    line = "--env atari:Breakout --core lstm --env.num-envs 2 --eval-episodes 2 --env.kwargs.reward-clip"
+    line = (
+        "--env atari:Breakout --core lstm --env.num-envs 2 --minibatches 1 --eval-episodes 2 --env.kwargs.reward-clip"
+    )
     config, _ = parse(line.split(), env_options, preset)
     training = train_rl.Training(config)
     lost = {}

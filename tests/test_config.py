@@ -179,10 +179,15 @@ def test_a_wrong_flag_or_value_is_named_in_one_line(line, said, capsys):
             "--core.memory-size 0",
             "--core: FWM.Config: memory_size=0, but it must be at least 1; --help shows the flags",
         ),
+        (
+            "--env.num-envs 2 --minibatches 4",
+            "minibatches=4, but it must be at most env.num_envs=2 (--minibatches, --env.num-envs); "
+            "--help shows the flags",
+        ),
         ("--core.memory-sise 8", "Unrecognized options: --core.memory-sise, 8; did you mean --core.memory-size?"),
         (
             "--seeed 3 --unrol-length 2",
-            "Unrecognized options: --seeed, 3, --unrol-length, 2; did you mean --unroll-length or --seed?",
+            "Unrecognized options: --seeed, 3, --unrol-length, 2; did you mean --seed or --unroll-length?",
         ),
     ],
 )

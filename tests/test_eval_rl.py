@@ -134,7 +134,7 @@ def test_repeats_are_further_episodes(runs, scores):
 def test_a_game_is_compared_with_a_human(tmp_path, scores):
     folder = tmp_path / "pong"
     line = f"--env atari:Pong --env.kwargs.num-threads 1 --env.kwargs.max-episode-steps 20 {CORES['lstm']}"
-    flags = "--policy.encoder shallow --env.num-envs 2 --unroll-length 4 --total-steps 8 --eval-episodes 2"
+    flags = "--env.num-envs 2 --minibatches 1 --unroll-length 4 --total-steps 8 --eval-episodes 2"
     assert train_rl.main([*line.split(), *flags.split(), "--folder", str(folder)]) == 0
     rows, shown = scores(folder)
     for row in rows:
