@@ -118,6 +118,16 @@ def write(memory, key, change, query, out):
 
 
 @njit(cache=True, fastmath=FAST, nogil=True)
+def overwrite(memory, key, value, rate, query, error, change, out):
+    """The delta rule: error = value - key memory, memory += key (rate error)^T, out = query memory."""
+    combine(memory, key, error)
+    for m in range(len(out)):
+        error[m] = value[m] - error[m]
+        change[m] = rate * error[m]
+    write(memory, key, change, query, out)
+
+
+@njit(cache=True, fastmath=FAST, nogil=True)
 def _step(begin, end, storage, places, key, value, rate, query, found, summed):
     K, V = key.shape[1], value.shape[1]
     change = np.empty(V, np.float32)
@@ -143,16 +153,14 @@ def _sequence(begin, end, memory, key, value, rate, query, starts, errors, found
             if starts[t, b]:
                 memory[b] = 0
             for h in range(H):
-                error = errors[t, b, h]
                 if summed:
-                    error[:] = value[t, b, h]
+                    errors[t, b, h] = value[t, b, h]
+                    write(memory[b, h], key[t, b, h], value[t, b, h], query[t, b, h], found[t, b, h])
                 else:
-                    combine(memory[b, h], key[t, b, h], error)
-                    for m in range(V):
-                        error[m] = value[t, b, h, m] - error[m]
-                for m in range(V):
-                    change[m] = rate[t, b, h] * error[m]
-                write(memory[b, h], key[t, b, h], change, query[t, b, h], found[t, b, h])
+                    overwrite(
+                        memory[b, h], key[t, b, h], value[t, b, h], rate[t, b, h], query[t, b, h], errors[t, b, h],
+                        change, found[t, b, h],
+                    )  # fmt: skip
 
 
 @njit(cache=True, fastmath=FAST, nogil=True)

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from engram.kernels import FAST, njit
 from engram.policies import rows
-from engram.policies.fwp_kernel import combine, replay, step_backward, write
+from engram.policies.fwp_kernel import overwrite, replay, step_backward
 from engram.policies.key_maps_kernel import sigmoid, softmax, softmax_backward
 
 CELLS = ("rnn", "v1", "v2", "v3", "v4")
@@ -75,12 +75,17 @@ def _recurrent(begin, end, memory, key, value, rate, found, first, starts, cell,
             for a in range(A):
                 _ask(carry[a, 0], cell, query)
                 for h in range(a * G, (a + 1) * G):
-                    error, answer = errors[t, b, h], answers[t, b, h]
-                    combine(memory[b, h], key[t, b, h], error)
-                    for m in range(d):
-                        error[m] = value[t, b, h, m] - error[m]
-                        change[m] = rate[t, b, h] * error[m]
-                    write(memory[b, h], key[t, b, h], change, query, answer)
+                    answer = answers[t, b, h]
+                    overwrite(
+                        memory[b, h],
+                        key[t, b, h],
+                        value[t, b, h],
+                        rate[t, b, h],
+                        query,
+                        errors[t, b, h],
+                        change,
+                        answer,
+                    )
                     for m in range(d):
                         answer[m] += found[t, b, h, m]
                 _advance(answers[t, b, a * G : (a + 1) * G], found[t, b, a * G : (a + 1) * G], cell, carry[a])

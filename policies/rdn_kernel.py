@@ -6,7 +6,7 @@ from torch.autograd.function import once_differentiable
 
 from engram.kernels import FAST, njit
 from engram.policies import rows
-from engram.policies.fwp_kernel import combine, replay, step_backward, write
+from engram.policies.fwp_kernel import overwrite, replay, step_backward
 from engram.policies.key_maps import PHIS
 from engram.policies.key_maps_kernel import phi, phi_backward, sigmoid
 
@@ -62,28 +62,25 @@ def _sequence(begin, end, memory, told, weight, first, starts, which, query, key
                 memory[b] = 0
                 last[:] = 0
             for a in range(A):
-                program, error, output = told[t, b, a], errors[t, b, a], outputs[t, b, a]
+                program = told[t, b, a]
                 for j in range(d):
                     s, row = np.tanh(last[a, j]), weight[a, j]
                     for p in range(P):
                         program[p] += s * row[p]
                 divisors[t, b, a, 0] = phi(program[:d], which, query[t, b, a])
                 divisors[t, b, a, 1] = phi(program[d : 2 * d], which, key[t, b, a])
-                beta = sigmoid(program[3 * d], one)
-                rate[t, b, a] = beta
-                combine(memory[b, a], key[t, b, a], error)
-                for m in range(d):
-                    error[m] = program[2 * d + m] - error[m]
-                    change[m] = beta * error[m]
-                write(memory[b, a], key[t, b, a], change, query[t, b, a], output)
-                last[a] = output
+                rate[t, b, a] = sigmoid(program[3 * d], one)
+                overwrite(
+                    memory[b, a], key[t, b, a], program[2 * d : 3 * d], rate[t, b, a], query[t, b, a], errors[t, b, a],
+                    change, outputs[t, b, a],
+                )  # fmt: skip
+                last[a] = outputs[t, b, a]
 
 
 @njit(cache=True, fastmath=FAST, nogil=True)
 def _sequence_backward(
     begin, end, first_memory, told, first, starts, which, query, key, rate, divisors, errors, weight, outputs,
-    grad_outputs,
-    grad_memory, grad_told, grad_first,
+    grad_outputs, grad_memory, grad_told, grad_first,
 ):  # fmt: skip
     """Fills the last two; grad_memory, of the last memory, becomes that of the first."""
     T, _, A, P = told.shape
