@@ -41,6 +41,8 @@ _GRAPH = _GRAPH_PAPER | {
     "minibatches": 4,
     "total_steps": 60_000_000,
 }
+# Twice the paper's units cost little beside the memory, and earned 93 instead of 84 after 20 million steps.
+_GRAPH_FWM = _GRAPH | {"core": FWM.Config(hidden_size=64)}
 
 # Miconi et al. 2018, whose set-up Munkhdalai et al. 2019 (Sec. 4.3) take over: whole episodes of 250 steps, one at a
 # time. Their entropy term is the sum of squared probabilities; ours is in nats.
@@ -129,6 +131,7 @@ _PONG = {
 
 PRESETS: dict[tuple[str, str | None, str], dict[str, Any]] = {
     ("graph-pomdp", None, "default"): _GRAPH,
+    ("graph-pomdp", "fwm", "default"): _GRAPH_FWM,
     ("graph-pomdp", None, "paper"): _GRAPH_PAPER,
     ("graph-pomdp", None, "code"): _GRAPH_CODE,
     ("graph-pomdp", "fwm", "code"): _GRAPH_CODE | {"core": FWM.Config(query_activation="none")},

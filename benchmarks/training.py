@@ -2,8 +2,8 @@
 
 Every program trains in this process on the CPU, in turns; the table holds medians over the turns. Steps are those of
 episodes, acting and learning included; the ratio is the first program's speed over that of the row. A turn of ours is
-train_rl.py's own loop over one evaluation interval and the checkpoint after it, and the last columns say where its
-wall time goes:
+train_rl.py's own loop over one evaluation interval and the checkpoint after it, with the core as registered, of the
+paper's size, and the last columns say where its wall time goes:
 
     acting       forward passes of the policy while a rollout is collected
     environment  steps of the vector environment meanwhile
@@ -121,7 +121,7 @@ class SB3:
 def programs(core: str, folder: Path, stack: contextlib.ExitStack) -> dict[str, Callable[[], dict[str, float]]]:
     """Name -> a function that trains for a turn and measures it; the runs are closed by `stack`."""
     config = make_config(ENV, core, "a2c", "default", env_options, preset)
-    config = dataclasses.replace(config, device="cpu", save_minutes=60)
+    config = dataclasses.replace(config, core=CORES[core], device="cpu", save_minutes=60)
     lstm = dataclasses.replace(config, core_name="lstm-32", core=LSTM.Config(32))
     ours, like = (Engram(c, stack.enter_context(Run.create(folder / c.core_name, to_json(c)))) for c in (config, lstm))
     n, episode = config.env.num_envs, config.env.options()["episode_length"]
