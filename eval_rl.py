@@ -232,6 +232,9 @@ def main(argv: list[str]) -> int:
     except (ConfigError, EnvError, RunError, DependencyNotInstalled, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -251,7 +254,10 @@ def judge(folders: list[str], args: argparse.Namespace) -> tuple[list[dict[str, 
             device = torch_device(args.device)
             rows += score(last[folder], args.episodes, args.repeats, args.seed, args.greedy, device)
             if rows[-1]["split"] is None:
-                break  # the environment has no splits to tell apart
+                if args.split != "both":
+                    shown = f"{last[folder].config.env.name}, as {folder} plays it, has no splits"
+                    print(f"warning: {shown}: --split {args.split} changes nothing", file=sys.stderr)
+                break
     return rows, list(last.values()), missing
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import shlex
 import sys
 import time
 from collections import defaultdict
@@ -120,6 +121,7 @@ def train(config: RunConfig, run: Run | None, training: Training, stop: StopRequ
                     run.log(training.step, {"updates": learner.updates, **means})
                 progress.update(training.step, means)
                 training.window.clear()
+            progress.update(training.step)
             due = time.monotonic() - saved > 60 * config.save_minutes
             stopping, saving = ranks.total(torch.tensor([stop.requested, due], dtype=torch.int64)).tolist()
             if ended or stopping:
@@ -138,12 +140,14 @@ def train(config: RunConfig, run: Run | None, training: Training, stop: StopRequ
             for name, value in (metrics | {"policy_lag": lag}).items():
                 training.window[name].append(float(value))
             training.window["return"].extend(rollout.episode_return.tolist())
+            training.window["episode_length"].extend(rollout.episode_length.tolist())
             training.rollouts += 1
             before, training.step = training.step, training.step + int(ranks.total(rollout.mask.sum()))
             training.evaluation_due = training.step // config.eval_interval > before // config.eval_interval
     training.save(run)
     if run is not None:
-        again, judge = f"{ranks.launcher()} train_rl.py --resume {run.folder}", f"python eval_rl.py {run.folder}"
+        folder = shlex.quote(str(run.folder))
+        again, judge = f"{ranks.launcher()} train_rl.py --resume {folder}", f"python eval_rl.py {folder}"
         print(f"stopped; continue with: {again}" if stopping else f"done; judge it with: {judge}")
     return stop.exit_status
 
@@ -169,10 +173,10 @@ def start(argv: list[str]) -> tuple[RunConfig, Run | None, Training]:
 
 
 def main(argv: list[str]) -> int:
-    with ranks.joined():
+    with ranks.joined(), StopRequest() as stop:
         try:
             config, run, training = start(argv)
-            with run or nullcontext(), StopRequest() as stop:
+            with run or nullcontext():
                 try:
                     print(f"run folder: {run and run.folder}", flush=True)
                     return train(config, run, training, stop)
@@ -185,6 +189,12 @@ def main(argv: list[str]) -> int:
             who = f"rank {ranks.rank()}: " if ranks.count() > 1 else ""
             print(f"error: {who}{error}", file=sys.stderr)
             return 2
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            print(f"error: out of memory: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:  # the second one
+            print("error: interrupted", file=sys.stderr)
+            return stop.exit_status
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch import Tensor
 from engram.agents.learner import Learner
 from engram.agents.rollout import Rollout, collect
 from engram.agents.stepper import EnvError, Stepper
+from engram.checkpoint import random_state, set_random_state
 from engram.policies import Policy
 
 POLL_SECONDS = 0.1
@@ -51,8 +52,11 @@ class Actor:
         self.core_state = policy.initial_state(envs.num_envs)
         self.generator = torch.Generator(device).manual_seed(seed)
 
-    def play(self, policy: Policy) -> Rollout:
-        rollout, self.core_state = collect(self.stepper, policy, self.core_state, self.unroll_length, self.generator)
+    def play(self, policy: Policy, stopped: Callable[[], bool] = lambda: False) -> Rollout | None:
+        """The next rollout; None if `stopped` says so in its midst, where the actor then stands."""
+        rollout, self.core_state = collect(
+            self.stepper, policy, self.core_state, self.unroll_length, self.generator, stopped
+        )
         return rollout
 
     def state_dict(self) -> dict:
@@ -93,10 +97,14 @@ class Actors(Protocol):
 
 
 class InlineActors:
-    """One actor, in the thread that learns: the newest policy plays every rollout, and a resumed run is exact."""
+    """One actor, in the thread that learns: the newest policy plays every rollout, and a resumed run is exact.
+
+    A rollout that is stopped in its midst is played again by a resumed run.
+    """
 
     def __init__(self, actor: Actor, learner: Learner):
         self.actor, self.learner = actor, learner
+        self._unfinished: dict | None = None  # the actor's state before a rollout that was stopped
 
     def __enter__(self) -> Self:
         return self
@@ -104,11 +112,17 @@ class InlineActors:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def next_rollout(self, stopped: Callable[[], bool]) -> tuple[Rollout, int]:
-        return self.actor.play(self.learner.policy), 0
+    def next_rollout(self, stopped: Callable[[], bool]) -> tuple[Rollout, int] | None:
+        before, generators = self.actor.state_dict(), random_state()
+        rollout = self.actor.play(self.learner.policy, stopped)
+        if rollout is None:
+            self._unfinished = before
+            set_random_state(generators)  # environments of others may have drawn from them
+            return None
+        return rollout, 0
 
     def state_dict(self) -> list[dict]:
-        return [self.actor.state_dict()]
+        return [self._unfinished or self.actor.state_dict()]
 
     def load_state_dict(self, states: list[dict], step: int) -> None:
         (state,) = states
@@ -202,7 +216,6 @@ class ThreadActors:
     def _act(self, i: int, policy: Policy) -> None:
         """What the thread of actor i does."""
         actor = self.actors[i]
-        policy.register_forward_pre_hook(self._stop_if_asked)  # a rollout may take longer than a user waits
         try:
             while True:
                 with self._changed:
@@ -212,23 +225,16 @@ class ThreadActors:
                 updates, weights = self._published
                 policy.load_state_dict(weights)
                 self._playing_since[i] = time.monotonic()
-                delivery = Delivery(i, actor.play(policy), updates, actor.state_dict())
+                rollout = actor.play(policy, lambda: self._stopping)
                 self._playing_since[i] = None
+                if rollout is None:
+                    return
+                delivery = Delivery(i, rollout, updates, actor.state_dict())
                 with self._changed:
                     self._queue.append(delivery)
                     self._changed.notify_all()
-        except _Stopped:
-            pass
         except Exception as error:
             with self._changed:
                 self._error = ActorError(f"actor {i}: {complaint(error)}")
                 self._error.__cause__ = error
                 self._changed.notify_all()
-
-    def _stop_if_asked(self, *_: object) -> None:
-        if self._stopping:
-            raise _Stopped
-
-
-class _Stopped(Exception):
-    """Ends a rollout in its midst."""

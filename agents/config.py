@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,6 +140,9 @@ class Config(RunConfig):
             raise ConfigError(
                 f"num_actors={self.num_actors}, but --actors inline is one (--num-actors, --actors threads)"
             )
+        if self.actors != "threads" and self.queue_size > 1:
+            queue = f"--actors {self.actors} has no queue (--queue-size, --actors threads)"
+            raise ConfigError(f"queue_size={self.queue_size}, but {queue}")
         if self.actors != "ray" and self.ray_address is not None:
             raise ConfigError(f"ray_address={self.ray_address}, but --actors {self.actors} needs none (--ray-address)")
         self.require(self.actor_timeout > 0, "actor_timeout", "above 0")
@@ -228,6 +232,8 @@ def to_json(config: RunConfig) -> dict[str, Any]:
 
 def from_json(saved: dict[str, Any]) -> RunConfig:
     """The config that `to_json` gave. Raises ConfigError if this version of the program cannot read it."""
+    if not isinstance(saved, dict):
+        raise ConfigError("this config.json holds no config")
     if "task_name" in saved:
         raise ConfigError("this is a run of engram.supervised.train, which also judges and resumes it")
     try:
@@ -262,6 +268,10 @@ def _unknown_options(flags: list[str]) -> tuple[dict[str, Any], list[str]]:
             options[option] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
             options[option] = value
+        try:
+            json.dumps(options[option])
+        except TypeError as error:
+            raise ConfigError(f"{name}={value}, but config.json cannot hold it: {error}") from error
     return options, rest
 
 

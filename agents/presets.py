@@ -53,6 +53,7 @@ _MAZE_PAPER = {
     "optim": OptimConfig(learning_rate=1e-4, epsilon=1e-4),
     "total_steps": 250_000_000,
 }
+_MAZE_PLASTIC = _MAZE_PAPER | {"env_kwargs": {"obs": "miconi2018"}}
 # Ours, 40 times fewer episodes to the plastic networks' 175: a batch, bootstrapped lambda-returns of 50 steps.
 _MAZE_COSTS = {"discount": 0.95, "reward_scale": 0.1, "baseline_cost": 0.5, "entropy_cost": 0.02, "trace_decay": 0.9}
 _MAZE = {
@@ -139,8 +140,12 @@ PRESETS: dict[tuple[str, str | None, str], dict[str, Any]] = {
     ("maze", None, "default"): _MAZE,
     ("maze", "lstm", "default"): _MAZE_LSTM,
     ("maze", "mnm", "default"): _MAZE | {"core": MNM.Config(128, 128, 32)},
+    ("maze", "mnm-p", "default"): _MAZE | {"core": MNM.Config(128, 128, 32)},
+    ("maze", "mnm-g", "default"): _MAZE | {"core": MNM.Config(128, 128, 32, rule="gradient")},
     ("maze", None, "paper"): _MAZE_PAPER,
-    ("maze", "plastic", "paper"): _MAZE_PAPER | {"env_kwargs": {"obs": "miconi2018"}},
+    ("maze", "plastic", "paper"): _MAZE_PLASTIC,
+    ("maze", "plastic-homogeneous", "paper"): _MAZE_PLASTIC,
+    ("maze", "plastic-rnn", "paper"): _MAZE_PLASTIC,
     ("boxworld", None, "default"): _BOXES,
     ("boxworld", "lstm", "default"): _BOXES | {"core": LSTM.Config(128)},
     ("boxworld", None, "easy"): _EASY_BOXES,

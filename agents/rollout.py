@@ -1,5 +1,6 @@
 """Rollouts: all that actors hand to learners."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -56,15 +57,23 @@ class Rollout(NamedTuple):
 
 @torch.no_grad()
 def collect(
-    stepper: Stepper, policy: Policy, state: tuple, unroll_length: int, generator: torch.Generator | None = None
-) -> tuple[Rollout, tuple]:
+    stepper: Stepper,
+    policy: Policy,
+    state: tuple,
+    unroll_length: int,
+    generator: torch.Generator | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> tuple[Rollout | None, tuple]:
     """Play `unroll_length` steps from where the stepper stands.
 
-    Returns: the rollout, and the core's state before its last inputs, from which the next one continues.
+    Returns: the rollout, and the core's state before its last inputs, from which the next one continues; None for the
+             rollout if `stopped` says so between two of its steps.
     """
     initial_state = tree_map(torch.clone, state)
     inputs, actions, rewards, terminations, logits, ended = [stepper.inputs], [], [], [], [], []
     for _ in range(unroll_length):
+        if stopped():
+            return None, state
         now = tree_map(lambda leaf: leaf[None], stepper.inputs)
         output, state = policy(now, state, donate=True)
         action = policy.actions.sample(output.policy_logits[0], generator)

@@ -140,6 +140,7 @@ class SB3Rollout(NamedTuple):
 
     mask: Tensor  # bool [T, B]: every step is one of an episode
     episode_return: np.ndarray  # [K] undiscounted, of the episodes that ended here
+    episode_length: np.ndarray  # [K] steps
 
 
 class SB3Actors:
@@ -158,12 +159,13 @@ class SB3Actors:
 
     def next_rollout(self, stopped: Callable[[], bool]) -> tuple[SB3Rollout, int] | None:
         self.learner.stopped = self._watch.stopped = stopped
-        self._watch.returns = []
+        self._watch.ended = []
         model = self.model
         if not model.collect_rollouts(model.env, self._watch, model.rollout_buffer, model.n_steps):
             return None
         mask = torch.ones(model.n_steps, model.n_envs, dtype=torch.bool)
-        return SB3Rollout(mask, np.array(self._watch.returns)), 0
+        returns, lengths = ([episode[key] for episode in self._watch.ended] for key in ("r", "l"))
+        return SB3Rollout(mask, np.array(returns), np.array(lengths)), 0
 
     def state_dict(self) -> list:
         return []
@@ -173,10 +175,10 @@ class SB3Actors:
 
 
 class _Watch(BaseCallback):
-    """Notes returns of episodes, and ends a rollout where the run is to stop."""
+    """Notes the episodes that end, and ends a rollout where the run is to stop."""
 
     def _on_step(self) -> bool:
-        self.returns += [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
+        self.ended += [info["episode"] for info in self.locals["infos"] if "episode" in info]
         return not self.stopped()
 
 

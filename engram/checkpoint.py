@@ -55,8 +55,13 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     """Replace `path` by `parts`: after a kill, a power cut or an OSError it holds the old bytes or all of the new ones.
 
     One process at a time may write in a folder: the temporary file has a fixed name, so that one left by a kill is
-    overwritten by the next write.
+    overwritten by the next write. What is no file, such as /dev/stdout, is written to as it is.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as stream:
+            stream.writelines(parts)
+        return
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -38,7 +38,7 @@ class OptimConfig(Flags):
     """size to which each entry of the gradient is clipped; None for no clipping"""
 
     def __post_init__(self):
-        self.require(self.learning_rate > 0, "learning_rate", "above 0")
+        self.require(0 < self.learning_rate < math.inf, "learning_rate", "above 0 and finite")
         self.require(self.epsilon >= 0, "epsilon", "at least 0")
         self.require(0 <= self.final_fraction <= 1, "final_fraction", "between 0 and 1")
         for name in ("beta2", "alpha", "momentum"):
@@ -64,7 +64,7 @@ class OptimConfig(Flags):
 
 
 class Diverged(Exception):
-    """The loss or its gradient is not finite."""
+    """The loss, its gradient or the weights are not finite."""
 
 
 def descend(
@@ -97,13 +97,20 @@ def descend(
 
 
 def check_finite(update: int, loss: float, grad_norm: float, module: nn.Module) -> None:
-    """Raise Diverged, naming the parameters concerned, unless the loss and the gradient of this update were finite."""
-    if math.isfinite(loss) and math.isfinite(grad_norm):
+    """Raise Diverged, naming the parameters concerned, unless loss, gradient and weights of this update are finite."""
+    weights = dict(module.named_parameters())
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        gradients = {name: p.grad for name, p in weights.items() if p.grad is not None}
+        found = f"the loss is {float(loss)}, the gradient is not finite in {_broken(gradients) or 'no parameter'}"
+    elif where := _broken(weights):
+        found = f"the weights are not finite any more in {where}"
+    else:
         return
-    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-    broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
-    where = "every parameter" if len(broken) == len(gradients) else ", ".join(broken) or "no parameter"
-    raise Diverged(
-        f"update {update}: the loss is {float(loss)}, the gradient is not finite in {where}; "
-        "try a lower --optim.learning-rate or --optim.max-grad-norm"
-    )
+    raise Diverged(f"update {update}: {found}; try a lower --optim.learning-rate or --optim.max-grad-norm")
+
+
+def _broken(tensors: dict[str, Tensor]) -> str:
+    """Names of those that are not finite, "" if all are."""
+    finite = torch.stack([x.detach().isfinite().all() for x in tensors.values()]).tolist()  # one wait for the device
+    broken = [name for name, good in zip(tensors, finite, strict=True) if not good]
+    return "every parameter" if len(broken) == len(tensors) else ", ".join(broken)

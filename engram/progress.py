@@ -25,7 +25,6 @@ class Progress:
         with Progress(total_steps, start_step, show=("return", "entropy")) as progress:
             for ...:
                 progress.update(step, metrics)
-                progress.print("text above the live line")
 
     A scalar keeps its last value until `update` brings another.
     """
@@ -69,13 +68,6 @@ class Progress:
                 self._values[name] = scalars[name]
         if monotonic() >= self._due:
             self._draw()
-
-    def print(self, text: str) -> None:
-        """Print a line, above the live line if there is one."""
-        if self._live:
-            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(text, file=self._stream, flush=True)
 
     def __enter__(self) -> Self:
         if self._live:

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,7 +53,8 @@ class Run:
     def create(cls, folder: str | Path, config: Mapping[str, Any]) -> Self:
         """Make the folder and start a run with `config`, which JSON can hold.
 
-        Raises: RunError if `folder` exists, whatever is in it, or cannot be made.
+        Raises: RunError if `folder` exists, whatever is in it, or cannot be made. Only what a run has left that was
+            killed before its first checkpoint is nothing to keep, and used again.
         """
         folder = Path(folder)
         text = _encoded(config)
@@ -60,8 +62,10 @@ class Run:
             try:
                 folder.mkdir(parents=True)
             except FileExistsError:
-                raise RunError(f"{folder} exists: continue it with --resume {folder}, or name another folder") from None
-            (folder / "checkpoints").mkdir()
+                if not _is_blank(folder):
+                    again = f"continue it with --resume {shlex.quote(str(folder))}"
+                    raise RunError(f"{folder} exists: {again}, or name another folder") from None
+            (folder / "checkpoints").mkdir(exist_ok=True)
             metrics = _open_locked(folder)
             checkpoint.write_atomically(folder / "config.json", text)
         return cls(folder, json.loads(text), metrics, step=None, wall_time=0.0)
@@ -221,6 +225,16 @@ def fitting(folder: str | Path) -> Iterator[None]:
         raise RunError(f"the checkpoint of {folder} does not fit its config.json, or this version: {reason}") from error
 
 
+def _is_blank(folder: Path) -> bool:
+    """Whether it holds nothing but the beginning of a run, without a checkpoint or metrics."""
+    if not folder.is_dir() or not (folder / "checkpoints").is_dir() or any((folder / "checkpoints").glob("*.pt*")):
+        return False
+    names = {path.name for path in folder.iterdir() if not path.name.startswith("events.out.tfevents.")}
+    metrics = folder / "metrics.jsonl"
+    known = {"checkpoints", "config.json", "config.json.tmp", metrics.name}
+    return names <= known and (not metrics.exists() or metrics.stat().st_size == 0)
+
+
 def _encoded(config: Mapping[str, Any]) -> bytes:
     return json.dumps(config, indent=2).encode() + b"\n"
 
@@ -241,7 +255,10 @@ def _newest_good(folder: Path, map_location: str | torch.device) -> tuple[Path, 
         if damaged:
             _log.warning("passed over %s: using %s", ", ".join(damaged), path)
         return path, content
-    raise RunError(f"{folder} has no usable checkpoint: " + (", ".join(damaged) or "none was saved"))
+    reason = ", ".join(damaged) or "none was saved"
+    if _is_blank(folder):
+        reason += f"; start it again with --folder {shlex.quote(str(folder))}"
+    raise RunError(f"{folder} has no usable checkpoint: {reason}")
 
 
 def _open_locked(folder: Path) -> FileIO:

@@ -1,9 +1,12 @@
 """How a user stops a run: by a signal that the training loop obeys where it can save."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+MESSAGE = b"stopping as soon as it can be saved; Ctrl-C once more stops at once\n"
 
 
 class StopRequest:
@@ -15,8 +18,8 @@ class StopRequest:
                     run.save_checkpoint(step, state)
                     sys.exit(stop.exit_status)
 
-    Ctrl-C after that raises KeyboardInterrupt at once. Python delivers signals to the main thread alone: entered in
-    another thread, this does nothing and nothing is ever requested.
+    It says so on standard error. Ctrl-C after that raises KeyboardInterrupt at once. Python delivers signals to the
+    main thread alone: entered in another thread, this does nothing and nothing is ever requested.
     """
 
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -49,3 +52,4 @@ class StopRequest:
             raise KeyboardInterrupt
         if not self.requested:
             self._signal = number
+            os.write(2, MESSAGE)  # not print, which a signal may find in the midst of another

@@ -66,6 +66,8 @@ def core_config(name: str) -> CoreConfig:
 def make_core(name: str, input_size: int, **choices) -> Core:
     """A core by name, for inputs [T, B, input_size]; `choices` replace fields of its configuration."""
     config = core_config(name)
+    if input_size < 1:
+        raise ValueError(f"core {name!r} reads inputs of at least one number, got input_size={input_size}")
     if unknown := sorted(set(choices) - set(vars(config))):
         raise ValueError(f"core {name!r} has no {', '.join(unknown)}; it has {', '.join(vars(config))}")
     return type(config)(**{**vars(config), **choices}).build(input_size)

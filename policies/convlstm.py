@@ -38,10 +38,6 @@ class ConvLSTM(Core):
         def map_shape(self) -> tuple[int, int] | None:
             return None if self.height * self.width == 1 else (self.height, self.width)
 
-        def __post_init__(self):
-            for field in ("channels", "height", "width", "kernel_size"):
-                self.require(getattr(self, field) > 0, field, "at least 1")
-
         def build(self, input_size: int) -> "ConvLSTM":
             for field in ("height", "width"):
                 most = input_size if field == "height" else input_size // self.height
@@ -73,23 +69,17 @@ class ConvLSTM(Core):
 
     def initial_state(self, batch_size: int) -> State:
         config = self.config
-        zeros = self.bias.new_zeros(batch_size, config.channels, config.height, config.width)
-        return self.State(zeros, zeros)
+        zeros = self.bias.new_zeros(2, batch_size, config.channels, config.height, config.width)
+        return self.State(*zeros)
 
     def step(self, x: Tensor, state: State, report: tuple[str, ...] = (), donate: bool = False) -> CoreOutput:
         y, state, _ = self._advance(self._read(x), state)
         return CoreOutput(y, state, {name: state.c.detach().flatten(1).norm(dim=1) for name in report})
 
-    def forward(
-        self,
-        xs: Tensor,
-        state: State,
-        episode_starts: Tensor | None = None,
-        report: tuple[str, ...] = (),
-        donate: bool = False,
+    def sequence(
+        self, xs: Tensor, state: State, episode_starts: Tensor | None, report: tuple[str, ...], donate: bool
     ) -> CoreOutput:
         """The inputs of all steps in one convolution."""
-        self.check(xs, state, episode_starts, report)
         if report:
             return self.loop(xs, state, episode_starts, report, donate)
         ys = []

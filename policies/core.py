@@ -4,8 +4,11 @@
 episode starts inside it; a core overrides it where its mathematics allows something faster than stepping.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, TypeVar
+from dataclasses import dataclass, fields
+from math import isfinite
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +26,16 @@ class CoreOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class CoreConfig:
-    """The choices of one core; `build` makes the core they describe."""
+    """The choices of one core, each of the type that its field says: integers are sizes, at least 1, and floats finite.
+
+    `build` makes the core that they describe.
+    """
+
+    def __post_init__(self):
+        for field in fields(self):
+            kinds = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
+            fits = any(_fits(getattr(self, field.name), kind) for kind in kinds)
+            self.require(fits, field.name, " or ".join(map(_described, kinds)))
 
     @property
     def map_shape(self) -> tuple[int, int] | None:
@@ -39,8 +51,30 @@ class CoreConfig:
             raise ValueError(f"{type(self).__qualname__}: {field}={getattr(self, field)!r}, but it must be {demand}")
 
 
+def _fits(value: Any, kind: type) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if kind is int:
+        return isinstance(value, Integral) and value >= 1
+    if kind is float:
+        return isinstance(value, Real) and isfinite(value)
+    return isinstance(value, kind)
+
+
+def _described(kind: type) -> str:
+    """What a value has to be."""
+    if get_origin(kind) is Literal:
+        *others, last = get_args(kind)
+        return f"{', '.join(others)} or {last}"
+    return {int: "an integer of at least 1", float: "a finite number", bool: "true or false", NoneType: "none"}[kind]
+
+
 class Core(nn.Module):
-    """A recurrent memory. Subclasses define `initial_state` and `step`, and set the attributes below."""
+    """A recurrent memory. Subclasses define `initial_state` and `step`, and set the attributes below.
+
+    Parameters and states have one type of numbers, in which a core computes under autocast too: half precision would
+    round away what a memory adds up over an episode.
+    """
 
     aux_losses: ClassVar[tuple[str, ...]] = ()
     """names of reports `[T, B]` that the learner may add to its loss"""
@@ -68,7 +102,7 @@ class Core(nn.Module):
     ) -> CoreOutput:
         """A sequence.
 
-        Args:    xs: inputs, [T, B, D].
+        Args:    xs: inputs, [T, B, D], of the type of the parameters; under autocast of any floating-point type.
                  state: the state before xs[0], leaves [B, ...].
                  episode_starts: bool [T, B]; where true, the state becomes `initial_state` before xs[t] is read.
                      None: no episode starts.
@@ -78,7 +112,17 @@ class Core(nn.Module):
         Returns: ys [T, B, Y], the state after the last step, reports by name, each [T, B, ...].
         Raises:  ValueError if the inputs, the state or a report name do not fit this core.
         """
+        device = xs.device.type
+        if torch.is_autocast_enabled(device) and xs.is_floating_point():
+            with torch.autocast(device, enabled=False):
+                return self.forward(xs.to(self._dtype()), state, episode_starts, report, donate)
         self.check(xs, state, episode_starts, report)
+        return self.sequence(xs, state, episode_starts, report, donate)
+
+    def sequence(
+        self, xs: Tensor, state: State, episode_starts: Tensor | None, report: tuple[str, ...], donate: bool
+    ) -> CoreOutput:
+        """`forward` of what fits; a core overrides it where its mathematics allows something faster than stepping."""
         return self.loop(xs, state, episode_starts, report, donate)
 
     def loop(
@@ -118,18 +162,20 @@ class Core(nn.Module):
 
     def check(self, xs: Tensor, state: State, episode_starts: Tensor | None, report: tuple[str, ...]) -> None:
         """Raise a ValueError naming what does not fit: the inputs, the state, the starts, or a report name."""
-        name = type(self).__name__
-        if xs.dim() != 3 or xs.shape[2] != self.input_size or not xs.is_floating_point():
+        name, dtype = type(self).__name__, self._dtype()
+        if xs.dim() != 3 or xs.shape[2] != self.input_size or 0 in xs.shape or xs.dtype != dtype:
             raise ValueError(
-                f"{name} reads floating-point inputs [T, B, {self.input_size}], got {list(xs.shape)} {xs.dtype}"
+                f"{name} reads {dtype} inputs [T, B, {self.input_size}] of at least one step in one row, "
+                f"got {xs.dtype} {list(xs.shape)}"
             )
         expected = self.initial_state(1)
         if type(state) is not type(expected):
             raise ValueError(f"{name} continues from {type(expected).__qualname__}, got {type(state).__qualname__}")
         for field, leaf, like in zip(expected._fields, state, expected, strict=True):
-            if leaf.shape != (xs.shape[1], *like.shape[1:]):
+            if leaf.shape != (xs.shape[1], *like.shape[1:]) or leaf.dtype != dtype:
                 raise ValueError(
-                    f"{name}: state.{field} must be {[xs.shape[1], *like.shape[1:]]}, got {list(leaf.shape)}"
+                    f"{name}: state.{field} must be {dtype} {[xs.shape[1], *like.shape[1:]]}, "
+                    f"got {leaf.dtype} {list(leaf.shape)}"
                 )
         if episode_starts is not None and (episode_starts.shape != xs.shape[:2] or episode_starts.dtype != torch.bool):
             raise ValueError(
@@ -139,6 +185,9 @@ class Core(nn.Module):
         for wanted in report:
             if wanted not in self.aux_losses + self.diagnostics:
                 raise ValueError(f"{name} cannot report {wanted!r}; it reports {self.aux_losses + self.diagnostics}")
+
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
 
 
 def may_be_any(mask: Tensor) -> bool:

@@ -152,9 +152,10 @@ class _Chunk:
         if self.rate is not None:
             old = (self.key @ self.memory).masked_fill(self.gone, 0)
             gram = ((self.rate * self.key) @ self.key.mT).masked_fill(self.apart, 0)
-            self.written = torch.linalg.solve_triangular(
-                gram, self.rate * (self.value - old), upper=False, unitriangular=True
-            )
+            errors = self.rate * (self.value - old)
+            exact = torch.promote_types(gram.dtype, torch.float32)  # there is no solver in half precision
+            written = torch.linalg.solve_triangular(gram.to(exact), errors.to(exact), upper=False, unitriangular=True)
+            self.written = written.to(gram.dtype)
 
     def end(self) -> Tensor:
         """The memory after the last step."""

@@ -50,12 +50,8 @@ class FWM(Core):
         """the LSTM has a bias for the input and one for the recurrent projection; otherwise one"""
 
         def __post_init__(self):
-            for field in ("hidden_size", "memory_size", "num_reads"):
-                self.require(getattr(self, field) > 0, field, "at least 1")
-            self.require(self.key in ("tensor", "concat"), "key", "tensor or concat")
-            self.require(
-                self.query_activation in ("tanh", "tanh-e", "none"), "query_activation", "tanh, tanh-e or none"
-            )
+            super().__post_init__()
+            self.require(self.write_scale is None or self.write_scale > 0, "write_scale", "above 0 or none")
 
         @property
         def scale(self) -> float:
@@ -97,15 +93,9 @@ class FWM(Core):
         retrieved, memory, diagnosed = fwm_memory.step(state.memory, entry, query, self.config.key, donate)
         return self._output(hidden, retrieved, self.State(h, c, memory), entry, diagnosed, report)
 
-    def forward(
-        self,
-        xs: Tensor,
-        state: State,
-        episode_starts: Tensor | None = None,
-        report: tuple[str, ...] = (),
-        donate: bool = False,
+    def sequence(
+        self, xs: Tensor, state: State, episode_starts: Tensor | None, report: tuple[str, ...], donate: bool
     ) -> CoreOutput:
-        self.check(xs, state, episode_starts, report)
         if len(xs) == 1:
             return self.loop(xs, state, episode_starts, report, donate)
         hidden, (h, c), _ = self.lstm(xs, LSTM.State(state.h, state.c), episode_starts)

@@ -14,16 +14,6 @@ LAYER_NORM_EPS = 1e-5
 """not cosmetic: the first reads of an episode are far below its root, and stay small"""
 
 
-def supports(memory: Tensor, entry: tuple, query: tuple, key: str) -> bool:
-    """Whether `step` here computes it: float32 on the CPU, tensor keys, no gradient wanted."""
-    return (
-        key == "tensor"
-        and memory.device.type == "cpu"
-        and memory.dtype == entry.value.dtype == torch.float32
-        and not (torch.is_grad_enabled() and any(x.requires_grad for x in (memory, *entry, *query)))
-    )
-
-
 def step(memory: Tensor, entry: tuple, query: tuple) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """As `fwm_memory.step`, without gradient and in place: memory [B, d, d * d], entry and query with leading [B]."""
     asked, read = torch.empty_like(query.e), torch.empty_like(entry.value)

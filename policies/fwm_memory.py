@@ -51,7 +51,7 @@ def step(
              donate: the new memory may take the place of the old one.
     Returns: what was read [B, d], the new memory [B, d, a], diagnostics.
     """
-    if fwm_kernel.supports(memory, entry, query, key):
+    if key == "tensor" and rows.acts(memory, *entry, *query):
         memory = memory.contiguous() if donate else memory.clone(memory_format=torch.contiguous_format)
         return fwm_kernel.step(memory, entry, query)
     written = address(entry.key1, entry.key2, key)

@@ -90,10 +90,6 @@ class DeltaMLP(FastWeightProgrammer):
         fast_blocks: int = 1
         """blocks K of each fast net"""
 
-        def __post_init__(self):
-            super().__post_init__()
-            self.require(self.fast_blocks > 0, "fast_blocks", "at least 1")
-
         def build(self, input_size: int) -> "DeltaMLP":
             return DeltaMLP(input_size, self)
 

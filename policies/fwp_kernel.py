@@ -14,13 +14,8 @@ from engram.policies import rows
 
 
 def supports(memory: Tensor, write: tuple, query: Tensor) -> bool:
-    """Whether `step` computes it: float32 on the CPU, no gradients, matrices without gaps."""
-    return (
-        not torch.is_grad_enabled()
-        and memory.device.type == "cpu"
-        and memory.dtype == write[0].dtype == query.dtype == torch.float32
-        and memory.stride()[-2:] == (memory.shape[-1], 1)
-    )
+    """Whether `step` computes it: where acting is compiled, on matrices without gaps."""
+    return rows.acts(memory, *write, query) and memory.stride()[-2:] == (memory.shape[-1], 1)
 
 
 def step(memory: Tensor, write: tuple, query: Tensor) -> Tensor:

@@ -85,10 +85,6 @@ class DeltaLSTM(FastWeightProgrammer):
         """v4 is the one of the paper's tables; v2: sigmoid(a_u) in the place of a_u; v3: v2, with the answer of M_u
         added to h_t; v1: v2, but h_t = softmax(sigmoid(a_o) c_t), and the recurrent query is h_{t-1} itself"""
 
-        def __post_init__(self):
-            super().__post_init__()
-            self.require(self.version in ("v1", "v2", "v3", "v4"), "version", "v1, v2, v3 or v4")
-
         def build(self, input_size: int) -> "DeltaLSTM":
             return DeltaLSTM(input_size, self)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from engram.policies.core import Core, CoreConfig, CoreOutput, may_be_any
 from engram.policies.delta_rule import Write
-from engram.policies.key_maps import PHIS, Phi, phi
+from engram.policies.key_maps import Phi, phi
 
 
 class Access(NamedTuple):
@@ -81,13 +81,9 @@ class FastWeightProgrammer(Core):
         """scale the outputs of the fast nets by 1 / sqrt(d), as the authors' language models do"""
 
         def __post_init__(self):
-            for field in ("hidden_size", "num_layers", "num_heads", "ff_size"):
-                self.require(getattr(self, field) > 0, field, "at least 1")
+            super().__post_init__()
             multiple = f"a multiple of num_heads={self.num_heads}"
             self.require(self.hidden_size % self.num_heads == 0, "hidden_size", multiple)
-            self.require(self.phi in PHIS, "phi", " or ".join(PHIS))
-            self.require(self.bptt in ("full", "step"), "bptt", "full or step")
-            self.require(self.out_scale in ("none", "rsqrt"), "out_scale", "none or rsqrt")
 
         @property
         def head_size(self) -> int:
@@ -150,8 +146,8 @@ class FastWeightProgrammer(Core):
         return self.State(*(self.input.weight.new_zeros(*leading, *shape) for shape in self.shapes()))
 
     def step(self, x: Tensor, state: tuple, report: tuple[str, ...] = (), donate: bool = False) -> CoreOutput:
-        if not (donate or torch.is_grad_enabled()):
-            state = self.State(*(leaf.clone() for leaf in state))
+        if not torch.is_grad_enabled():
+            state = self.State(*(leaf.contiguous() if donate else leaf.clone() for leaf in state))
         z, states, diagnosed = self.input(x), [], []
         for layer, old in zip(self.layers, self._by_layer(state), strict=True):
             output, new, accesses = self.fast_step(layer.fast, layer.program(z), self._cut(old))
@@ -162,15 +158,9 @@ class FastWeightProgrammer(Core):
         state = self.State(*(restack(leaf, parts, 1) for leaf, parts in leaves))
         return CoreOutput(z, state, {name: torch.stack([d[name] for d in diagnosed], 1) for name in report})
 
-    def forward(
-        self,
-        xs: Tensor,
-        state: tuple,
-        episode_starts: Tensor | None = None,
-        report: tuple[str, ...] = (),
-        donate: bool = False,
+    def sequence(
+        self, xs: Tensor, state: tuple, episode_starts: Tensor | None, report: tuple[str, ...], donate: bool
     ) -> CoreOutput:
-        self.check(xs, state, episode_starts, report)
         if report or len(xs) == 1:
             return self.loop(xs, state, episode_starts, report, donate)
         run = self.scan if self.config.bptt == "step" and torch.is_grad_enabled() else self.fast_sequence

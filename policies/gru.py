@@ -26,9 +26,6 @@ class GRU(Core):
         hidden_size: int = 256
         """units h; the state holds as many numbers"""
 
-        def __post_init__(self):
-            self.require(self.hidden_size > 0, "hidden_size", "at least 1")
-
         def build(self, input_size: int) -> "GRU":
             return GRU(input_size, self)
 
@@ -65,23 +62,17 @@ class GRU(Core):
             diagnosed = {"gates": means, "memory_norm": torch.linalg.vector_norm(h.detach(), dim=1)}
         return CoreOutput(h, self.State(h), {name: diagnosed[name] for name in report})
 
-    def forward(
-        self,
-        xs: Tensor,
-        state: State,
-        episode_starts: Tensor | None = None,
-        report: tuple[str, ...] = (),
-        donate: bool = False,
+    def sequence(
+        self, xs: Tensor, state: State, episode_starts: Tensor | None, report: tuple[str, ...], donate: bool
     ) -> CoreOutput:
         """On the CPU, where torch's GRU is a loop of small operations too, `_Sequence` with its resets; elsewhere one
         fused call, or one for segments of similar length."""
-        self.check(xs, state, episode_starts, report)
         if report or len(xs) == 1:
             return self.loop(xs, state, episode_starts, report, donate)
         if not self._is_fused(xs.device):
             given = F.linear(xs, self.weight_ih, self.bias_ih)
             ys = _Sequence.apply(given, state.h, self.weight_hh, self.bias_hh, episode_starts)
-            return CoreOutput(ys, self.State(ys[-1]), {})
+            return CoreOutput(ys, self.State(ys[-1].clone()), {})  # a view would hold all of them
         if episode_starts is not None:
             state = self.reset(state, episode_starts[0])
         if episode_starts is None or not may_be_any(episode_starts[1:]):
@@ -95,7 +86,7 @@ class GRU(Core):
                 return (self._run(xs, state, weight_ih),)
 
             (ys,) = segments.run(kernel, xs, state, self.initial_state, episode_starts)
-        return CoreOutput(ys, self.State(ys[-1]), {})
+        return CoreOutput(ys, self.State(ys[-1].clone()), {})
 
     @staticmethod
     def _is_fused(device: torch.device) -> bool:
@@ -127,15 +118,14 @@ class _Sequence(torch.autograd.Function):
             r, z = torch.add(added[:, : 2 * n], back[:, : 2 * n], out=gate[:, : 2 * n]).sigmoid_().chunk(2, dim=1)
             new = torch.addcmul(added[:, 2 * n :], r, back[:, 2 * n :], out=gate[:, 2 * n :]).tanh_()
             h = torch.lerp(new, h, z, out=ys[t])
-        ctx.resets = resets
-        ctx.save_for_backward(weight, recalled, gates, before)
+        ctx.save_for_backward(weight, recalled, gates, before, starts)
         return ys
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_ys):
-        weight, recalled, gates, before = ctx.saved_tensors
-        r, z, new = gates.chunk(3, dim=2)
+        weight, recalled, gates, before, starts = ctx.saved_tensors
+        resets, (r, z, new) = _resets(starts, len(gates)), gates.chunk(3, dim=2)
         n, to_new = before.shape[2], new.square().neg_().add_(1).mul_(1 - z)
         factors = gates.new_empty(*before.shape[:2], 3, n)
         torch.mul(to_new * recalled[..., 2 * n :], r * (1 - r), out=factors[:, :, 0])
@@ -146,8 +136,8 @@ class _Sequence(torch.autograd.Function):
             grad = torch.add(grad_h, grad_ys[t], out=grads[t])
             torch.mul(grad[:, None], factors[t], out=grad_recalled[t])
             grad_h = torch.addmm(grad * z[t], grad_recalled[t].flatten(1), weight)
-            if ctx.resets[t] is not None:
-                grad_h.masked_fill_(ctx.resets[t], 0)
+            if resets[t] is not None:
+                grad_h.masked_fill_(resets[t], 0)
         grad_given = torch.cat([grad_recalled[:, :, :2].flatten(2), grads * to_new], dim=2)
         grad_recalled = grad_recalled.flatten(2).flatten(0, 1)
         return grad_given, grad_h, grad_recalled.T @ before.flatten(0, 1), grad_recalled.sum(0), None

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from engram.policies import jbfw_kernel
+from engram.policies import jbfw_kernel, rows
 from engram.policies.core import Core, CoreConfig, CoreOutput
 
 
@@ -34,8 +34,7 @@ class JBFW(Core):
         """eta, with which a hidden vector's outer product is added; 0 leaves a recurrent network with layer norm"""
 
         def __post_init__(self):
-            for field in ("hidden_size", "inner_steps"):
-                self.require(getattr(self, field) > 0, field, "at least 1")
+            super().__post_init__()
             self.require(0 <= self.decay <= 1, "decay", "between 0 and 1")
             self.require(self.learning_rate >= 0, "learning_rate", "at least 0")
 
@@ -77,15 +76,9 @@ class JBFW(Core):
             diagnosed["memory_norm"] = torch.linalg.matrix_norm(fast)
         return CoreOutput(h, self.State(h, fast), {name: diagnosed[name].detach() for name in report})
 
-    def forward(
-        self,
-        xs: Tensor,
-        state: State,
-        episode_starts: Tensor | None = None,
-        report: tuple[str, ...] = (),
-        donate: bool = False,
+    def sequence(
+        self, xs: Tensor, state: State, episode_starts: Tensor | None, report: tuple[str, ...], donate: bool
     ) -> CoreOutput:
-        self.check(xs, state, episode_starts, report)
         if report:
             return self.loop(xs, state, episode_starts, report, donate)
         config, ys = self.config, []
@@ -94,7 +87,7 @@ class JBFW(Core):
             given = given + self.recurrent(h)
             query = self.norm(given).relu()
             # one pass over the fast weights, which are by far the most of what a step touches
-            if jbfw_kernel.supports(fast, given):
+            if rows.acts(fast, given):
                 fast = fast.contiguous() if donate or t > 0 else fast.clone(memory_format=torch.contiguous_format)
                 found = jbfw_kernel.step(fast, h, query, config.decay, config.learning_rate)
             else:

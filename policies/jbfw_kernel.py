@@ -8,11 +8,6 @@ from engram.kernels import FAST, njit
 from engram.policies import rows
 
 
-def supports(*tensors: Tensor) -> bool:
-    """Whether `step` computes it: float32 on the CPU, no gradients."""
-    return not torch.is_grad_enabled() and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
-
-
 def step(fast: Tensor, h: Tensor, query: Tensor, decay: float, learning_rate: float) -> Tensor:
     """In place fast <- decay fast + learning_rate h h^T, [B, n, n] without gaps; returns fast query [B, n]."""
     found = torch.empty_like(query, memory_format=torch.contiguous_format)

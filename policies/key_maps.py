@@ -2,6 +2,7 @@
 
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,5 +20,5 @@ def phi(x: Tensor, name: Phi) -> Tensor:
         return x.softmax(-1)
     if name == "l2":
         return F.normalize(F.silu(x), dim=-1, eps=LEAST_NORM)
-    x = F.elu(x) + 1
+    x = torch.where(x > 0, x + 1, x.clamp(max=0).exp())  # ELU + 1, which would round to 0 what is small
     return x / (x.sum(-1, keepdim=True) + SUM_EPS)

@@ -27,9 +27,6 @@ class LSTM(Core):
         two_biases: bool = True
         """a bias for the input and one for the recurrent projection, as in torch; otherwise one"""
 
-        def __post_init__(self):
-            self.require(self.hidden_size > 0, "hidden_size", "at least 1")
-
         def build(self, input_size: int) -> "LSTM":
             return LSTM(input_size, self)
 
@@ -55,8 +52,7 @@ class LSTM(Core):
         self.bias_hh = uniform(rows) if config.two_biases else None
 
     def initial_state(self, batch_size: int) -> State:
-        zeros = self.weight_hh.new_zeros(batch_size, self.output_size)
-        return self.State(zeros, zeros)
+        return self.State(*self.weight_hh.new_zeros(2, batch_size, self.output_size))
 
     def step(self, x: Tensor, state: State, report: tuple[str, ...] = (), donate: bool = False) -> CoreOutput:
         bias_ih, bias_hh = self._biases()
@@ -69,15 +65,9 @@ class LSTM(Core):
             diagnosed = {"gates": torch.stack(means, 1), "memory_norm": torch.linalg.vector_norm(c.detach(), dim=1)}
         return CoreOutput(h, self.State(h, c), {name: diagnosed[name] for name in report})
 
-    def forward(
-        self,
-        xs: Tensor,
-        state: State,
-        episode_starts: Tensor | None = None,
-        report: tuple[str, ...] = (),
-        donate: bool = False,
+    def sequence(
+        self, xs: Tensor, state: State, episode_starts: Tensor | None, report: tuple[str, ...], donate: bool
     ) -> CoreOutput:
-        self.check(xs, state, episode_starts, report)
         if report or len(xs) == 1:
             return self.loop(xs, state, episode_starts, report, donate)
         if episode_starts is not None:
@@ -97,7 +87,7 @@ class LSTM(Core):
             return ys, c
 
         ys, c = segments.run(kernel, xs, state, self.initial_state, starts)
-        return CoreOutput(ys, self.State(ys[-1], c), {})
+        return CoreOutput(ys, self.State(ys[-1].clone(), c), {})  # a view would hold all of them
 
     def _run(self, xs: Tensor, state, weight_ih: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The fused kernel without resets: outputs [T, B, h], final h and c [B, h]."""

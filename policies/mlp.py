@@ -22,10 +22,6 @@ class MLP(Core):
         num_layers: int = 1
         """layers, with a ReLU after each"""
 
-        def __post_init__(self):
-            for field in ("hidden_size", "num_layers"):
-                self.require(getattr(self, field) > 0, field, "at least 1")
-
         def build(self, input_size: int) -> "MLP":
             return MLP(input_size, self)
 
@@ -47,13 +43,7 @@ class MLP(Core):
             x = layer(x).relu()
         return CoreOutput(x, state, {})
 
-    def forward(
-        self,
-        xs: Tensor,
-        state: State,
-        episode_starts: Tensor | None = None,
-        report: tuple[str, ...] = (),
-        donate: bool = False,
+    def sequence(
+        self, xs: Tensor, state: State, episode_starts: Tensor | None, report: tuple[str, ...], donate: bool
     ) -> CoreOutput:
-        self.check(xs, state, episode_starts, report)
         return self.step(xs, state)

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from engram.policies import mnm_kernel, mnm_sequence
+from engram.policies import mnm_kernel, mnm_sequence, rows
 from engram.policies.core import Core, CoreConfig, CoreOutput
 from engram.policies.lstm import LSTM
 
@@ -63,12 +63,9 @@ class MNM(Core):
         """the LSTM has a bias for the input and one for the recurrent projection; otherwise one"""
 
         def __post_init__(self):
-            for field in ("hidden_size", "output_size", "memory_size", "num_layers", "num_heads", "recall_steps"):
-                self.require(getattr(self, field) > 0, field, "at least 1")
-            self.require(self.rule in ("perceptron", "gradient"), "rule", "perceptron or gradient")
-            self.require(self.memory_output in ("linear", "tanh"), "memory_output", "linear or tanh")
-            self.require(self.rate in ("shared", "layers", "learned"), "rate", "shared, layers or learned")
-            self.require(self.feedback in ("linear", "tanh"), "feedback", "linear or tanh")
+            super().__post_init__()
+            self.require(self.write_scale is None or self.write_scale > 0, "write_scale", "above 0 or none")
+            self.require(self.recall_decay >= 0, "recall_decay", "at least 0")
 
         @property
         def scale(self) -> float:
@@ -118,7 +115,7 @@ class MNM(Core):
     def step(self, x: Tensor, state: State, report: tuple[str, ...] = (), donate: bool = False) -> CoreOutput:
         hidden, (h, c), _ = self.lstm.step(torch.cat([x, state.read], dim=1), LSTM.State(state.h, state.c))
         read_keys, write_keys, values, rates = self._interact(hidden)
-        if mnm_kernel.supports(state.memory, values):
+        if rows.acts(state.memory, values):
             memory = state.memory if donate else state.memory.clone()
             memory, config = memory.contiguous(), self.config
             targets = self._targets(values) if config.rule == "perceptron" else None
@@ -138,15 +135,9 @@ class MNM(Core):
         state = self.State(h, c, read, pairs[:, :-1], memory)
         return CoreOutput(self.output(torch.cat([h, read], dim=1)), state, {name: reports[name] for name in report})
 
-    def forward(
-        self,
-        xs: Tensor,
-        state: State,
-        episode_starts: Tensor | None = None,
-        report: tuple[str, ...] = (),
-        donate: bool = False,
+    def sequence(
+        self, xs: Tensor, state: State, episode_starts: Tensor | None, report: tuple[str, ...], donate: bool
     ) -> CoreOutput:
-        self.check(xs, state, episode_starts, report)
         config = self.config
         if len(xs) == 1 or config.recall_steps > 1:
             return self.loop(xs, state, episode_starts, report, donate)
@@ -171,7 +162,8 @@ class MNM(Core):
             with torch.no_grad():
                 reports |= self._diagnose(*self._interact(hs), reads, norms)
         ys = self.output(torch.cat([hs, reads], dim=2))
-        state = self.State(hs[-1], c, reads[-1], state.recent, memory)
+        # copies, as views would hold all of them
+        state = self.State(hs[-1].clone(), c, reads[-1].clone(), state.recent, memory)
         return CoreOutput(ys, state, {name: reports[name] for name in report})
 
     def _interact(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -8,15 +8,6 @@ from engram.kernels import FAST, njit
 from engram.policies import rows
 
 
-def supports(memory: Tensor, *vectors: Tensor) -> bool:
-    """Whether `step` here computes it: float32 on the CPU, no gradient wanted."""
-    return (
-        memory.device.type == "cpu"
-        and all(x.dtype == torch.float32 for x in (memory, *vectors))
-        and not (torch.is_grad_enabled() and any(x.requires_grad for x in (memory, *vectors)))
-    )
-
-
 def step(
     memory: Tensor,
     read_keys: Tensor,

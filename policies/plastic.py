@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engram.policies import plastic_kernel
+from engram.policies import plastic_kernel, rows
 from engram.policies.core import Core, CoreConfig, CoreOutput
 
 
@@ -36,10 +36,7 @@ class Plastic(Core):
         rate eta has collected (2019)"""
 
         def __post_init__(self):
-            self.require(self.hidden_size > 0, "hidden_size", "at least 1")
-            self.require(self.alpha in ("full", "scalar", "none"), "alpha", "full, scalar or none")
-            self.require(self.rule in ("hebb", "oja", "clip"), "rule", "hebb, oja or clip")
-            self.require(self.modulation in ("none", "rate", "trace"), "modulation", "none, rate or trace")
+            super().__post_init__()
             plastic = self.alpha != "none"
             self.require(plastic or self.modulation == "none", "modulation", "none where alpha='none'")
             self.require(self.modulation != "trace" or self.rule == "clip", "rule", "clip where modulation='trace'")
@@ -121,22 +118,16 @@ class Plastic(Core):
             diagnosed["eta"] = eta.expand(len(y), 1, 1)[:, 0, 0]
         return CoreOutput(y, after_state, {name: diagnosed[name].detach() for name in report})
 
-    def forward(
-        self,
-        xs: Tensor,
-        state: tuple,
-        episode_starts: Tensor | None = None,
-        report: tuple[str, ...] = (),
-        donate: bool = False,
+    def sequence(
+        self, xs: Tensor, state: tuple, episode_starts: Tensor | None, report: tuple[str, ...], donate: bool
     ) -> CoreOutput:
         """Inputs projected for all steps at once, and half as many passes over the traces as the literal step makes; on
         the CPU and without gradient a single one."""
-        self.check(xs, state, episode_starts, report)
         if report:
             return self.loop(xs, state, episode_starts, report, donate)
         config, ys = self.config, []
         given = F.linear(xs, self.weight_ih, self.bias).unbind()
-        if config.alpha != "none" and plastic_kernel.supports(*given, *state, *self.parameters()):
+        if config.alpha != "none" and rows.acts(*given, *state):
             return self._act(given, state, episode_starts, donate)
         for t, added in enumerate(given):
             if episode_starts is not None:

@@ -8,14 +8,6 @@ from engram.kernels import FAST, njit
 from engram.policies import rows
 
 
-def supports(*tensors: Tensor) -> bool:
-    """Whether `step` here computes it: float32 on the CPU, no gradient wanted."""
-    return all(
-        x.device.type == "cpu" and x.dtype == torch.float32 and not (torch.is_grad_enabled() and x.requires_grad)
-        for x in tensors
-    )
-
-
 def step(
     given: Tensor,
     before: Tensor,

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engram.policies import rmc_sequence
+from engram.policies import rmc_sequence, rows
 from engram.policies.core import Core, CoreConfig, CoreOutput
-from engram.policies.rows import compiles
 
 
 class RMC(Core):
@@ -52,11 +51,7 @@ class RMC(Core):
         """the inputs are that many rows, each of which is attended to"""
 
         def __post_init__(self):
-            for field in ("num_slots", "head_size", "num_heads", "num_blocks", "mlp_layers", "input_rows"):
-                self.require(getattr(self, field) > 0, field, "at least 1")
-            self.require(self.key_size is None or self.key_size > 0, "key_size", "at least 1, or none")
-            self.require(self.gate in ("memory", "unit", "none"), "gate", "memory, unit or none")
-            self.require(self.attention_scale in ("key", "qkv"), "attention_scale", "key or qkv")
+            super().__post_init__()
             self.require(
                 self.num_slots <= self.width,
                 "num_slots",
@@ -123,33 +118,27 @@ class RMC(Core):
             diagnosed = {name: value.detach() for name, value in named if name in report}
         return CoreOutput(memory.flatten(1), self.State(memory), {name: diagnosed[name] for name in report})
 
-    def forward(
-        self,
-        xs: Tensor,
-        state: State,
-        episode_starts: Tensor | None = None,
-        report: tuple[str, ...] = (),
-        donate: bool = False,
+    def sequence(
+        self, xs: Tensor, state: State, episode_starts: Tensor | None, report: tuple[str, ...], donate: bool
     ) -> CoreOutput:
-        self.check(xs, state, episode_starts, report)
         if report:
             return self.loop(xs, state, episode_starts, report, donate)
         # what depends on the inputs alone, for all steps
-        rows = self._rows(xs)
-        projected, gates = self.blocks[0].project(rows), self._gate_input(rows)
-        if compiles(xs):
+        given = self._rows(xs)
+        projected, gates = self.blocks[0].project(given), self._gate_input(given)
+        if rows.compiles(xs):
             initial, scale = self.initial_state(1).memory[0], self.blocks[0].scale
-            inputs = episode_starts, rows, projected, gates, state.memory, initial
+            inputs = episode_starts, given, projected, gates, state.memory, initial
             memories = rmc_sequence.Sequence.apply(self.config, scale, *inputs, *self._recurrent_parameters())
             # a copy, as a view would hold all of them, and be overwritten with them where the state is donated
             return CoreOutput(memories.flatten(2), self.State(memories[-1].clone()), {})
         memories = []
         # unbound, as the gradient of an index is as large as all of it
         gates = [None] * len(xs) if gates is None else gates.unbind()
-        for t, given in enumerate(zip(rows.unbind(), projected.unbind(), gates, strict=True)):
+        for t, parts in enumerate(zip(given.unbind(), projected.unbind(), gates, strict=True)):
             if episode_starts is not None:
                 state = self.reset(state, episode_starts[t], donate and t == 0)
-            state = self.State(self._advance(state.memory, *given))
+            state = self.State(self._advance(state.memory, *parts))
             memories.append(state.memory)
         return CoreOutput(torch.stack(memories).flatten(2), state, {})
 

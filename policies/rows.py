@@ -18,12 +18,18 @@ SHARE = 2**20
 
 
 def compiles(first: Tensor, *others: Tensor | None) -> bool:
-    """Whether sequences of these are compiled: all float32 or all float64, on the CPU."""
+    """Whether sequences of these are compiled: all float32 or all float64, on the CPU; not within torch.compile."""
     return (
         first.device.type == "cpu"
         and first.dtype in (torch.float32, torch.float64)
         and all(x is None or x.dtype == first.dtype for x in others)
+        and not torch.compiler.is_compiling()
     )
+
+
+def acts(first: Tensor, *others: Tensor | None) -> bool:
+    """Whether a step of these is compiled, for acting: all float32, on the CPU, without gradients."""
+    return not torch.is_grad_enabled() and first.dtype == torch.float32 and compiles(first, *others)
 
 
 def array(x: Tensor) -> np.ndarray:

@@ -74,15 +74,7 @@ class STM(Core):
         """learn both memories of an episode's start; otherwise they are zero"""
 
         def __post_init__(self):
-            sizes = "memory_size", "slots", "relation_size", "read_size", "mlp_size", "output_size", "sam_steps"
-            for field in sizes:
-                self.require(getattr(self, field) > 0, field, "at least 1")
-            hidden = self.input_hidden_size
-            self.require(hidden is None or hidden > 0, "input_hidden_size", "none or at least 1")
-            self.require(self.write in ("f1f1", "f1f2"), "write", "f1f1 or f1f2")
-            self.require(self.sam_norm in ("block", "row"), "sam_norm", "block or row")
-            self.require(self.transfer_from in ("sam", "memory"), "transfer_from", "sam or memory")
-            self.require(self.alpha1_on in ("memory", "sam"), "alpha1_on", "memory or sam")
+            super().__post_init__()
             for field in ("alpha1", "alpha1_max", "alpha2"):
                 self.require(self.carried or getattr(self, field) is None, field, "none where carried=False")
             free = self.alpha1_max is None
@@ -150,9 +142,8 @@ class STM(Core):
 
     def initial_state(self, batch_size: int) -> State | ItemState:
         item, relational = self._initial()
-        if relational is None:
-            return self.ItemState(item.expand(batch_size, -1, -1))
-        return self.State(item.expand(batch_size, -1, -1), relational.expand(batch_size, -1, -1, -1))
+        item = item.repeat(batch_size, 1, 1)
+        return self.ItemState(item) if relational is None else self.State(item, relational.repeat(batch_size, 1, 1, 1))
 
     def step(
         self, x: Tensor, state: State | ItemState, report: tuple[str, ...] = (), donate: bool = False
@@ -195,13 +186,8 @@ class STM(Core):
             diagnosed |= {name: self._alpha(name).expand(len(ys)) for name in scales}
         return CoreOutput(ys, state, {name: diagnosed[name].detach() for name in report})
 
-    def forward(
-        self,
-        xs: Tensor,
-        state: State | ItemState,
-        episode_starts: Tensor | None = None,
-        report: tuple[str, ...] = (),
-        donate: bool = False,
+    def sequence(
+        self, xs: Tensor, state: State | ItemState, episode_starts: Tensor | None, report: tuple[str, ...], donate: bool
     ) -> CoreOutput:
         """The items one step after the other; what is linear in an association, from its factors.
 
@@ -209,7 +195,6 @@ class STM(Core):
         between chunks, and the output network runs on whole sequences. Diagnostics, several attentions in one step and
         transfers of the whole memory take the literal form.
         """
-        self.check(xs, state, episode_starts, report)
         config = self.config
         if report or config.sam_steps > 1 or config.transfer_from == "memory":
             return self.loop(xs, state, episode_starts, report, donate)

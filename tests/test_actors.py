@@ -268,6 +268,7 @@ def test_a_hung_actor_does_not_keep_a_run_that_is_stopped():
         ("--actors inline --num-actors 2", "num_actors=2, but --actors inline is one (--num-actors, --actors threads)"),
         ("--actors processes", "--actors"),
         ("--ray-address a:1", "ray_address=a:1, but --actors inline needs none (--ray-address)"),
+        ("--actors inline --queue-size 2", "queue_size=2, but --actors inline has no queue (--queue-size, --actors"),
         ("--actors threads --num-actors 0", "num_actors=0, but it must be at least 1 (--num-actors)"),
         ("--actors threads --queue-size 0", "queue_size=0, but it must be at least 1 (--queue-size)"),
         ("--actors threads --actor-timeout 0", "actor_timeout=0.0, but it must be above 0 (--actor-timeout)"),

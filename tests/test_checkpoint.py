@@ -1,7 +1,9 @@
 """A checkpoint file returns every value as it was, or says that it is damaged."""
 
+import os
 import random
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -155,3 +157,17 @@ def test_a_checkpoint_cut_short_or_changed_anywhere_is_noticed(tmp_path):
         path.write_bytes(wrong)
         with pytest.raises(checkpoint.DamagedCheckpoint):
             checkpoint.load(path)
+
+
+def test_what_is_no_file_is_written_to_as_it_is(tmp_path):
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_bytes)
+        checkpoint.write_atomically(pipe, b"a", b"b")
+        assert read.result(10) == b"ab"
+    assert pipe.is_fifo()
+    link.symlink_to(file)
+    checkpoint.write_atomically(link, b"c")
+    assert link.is_symlink()
+    assert file.read_bytes() == b"c"

@@ -55,6 +55,17 @@ def test_every_preset_is_a_config(key):
         assert equivalent(config, from_json(json.loads(json.dumps(to_json(config)))))
 
 
+def test_variants_of_a_core_are_trained_alike():
+    def fields(core, name):
+        return preset("maze", core, name)
+
+    assert fields("mnm", "default") == fields("mnm-p", "default")
+    gradient = fields("mnm-g", "default")
+    assert gradient["core"].rule == CORES["mnm-g"].rule
+    assert gradient | {"core": None} == fields("mnm", "default") | {"core": None}
+    assert fields("plastic", "paper") == fields("plastic-rnn", "paper") == fields("plastic-homogeneous", "paper")
+
+
 def test_flags_change_the_preset():
     flags = (
         "--core.memory-size 8 --env.kwargs.num-states 7 --env.kwargs.num-levels None --optim.max-grad-norm 0.5"
@@ -177,7 +188,7 @@ def test_a_wrong_flag_or_value_is_named_in_one_line(line, said, capsys):
     [
         (
             "--core.memory-size 0",
-            "--core: FWM.Config: memory_size=0, but it must be at least 1; --help shows the flags",
+            "--core: FWM.Config: memory_size=0, but it must be an integer of at least 1; --help shows the flags",
         ),
         (
             "--env.num-envs 2 --minibatches 4",

@@ -420,12 +420,93 @@ def test_donating_a_state_spares_what_else_was_given(case):
     assert_close(dict(core.state_dict()), dict(before), rtol=0, atol=0)
 
 
+def test_donating_one_state_for_all_rows(case):
+    """Expanded, its rows share their numbers, of which each row needs its own."""
+    core = small_core(case, torch.float32)
+    xs, state = random_inputs(core)
+    with torch.no_grad():
+        expanded = type(state)(*(leaf[:1].expand_as(leaf) for leaf in state))
+        expected = core(xs[:1], clone(expanded))
+        assert_close(core(xs[:1], expanded, donate=True), expected)
+
+
+def test_states_share_no_numbers(core):
+    """Neither the leaves of a state with each other or with parameters, nor the last state with the outputs."""
+    before = copy.deepcopy(core.state_dict())
+    with torch.no_grad():
+        state = core.initial_state(B)
+        for number, leaf in enumerate(state):
+            leaf.fill_(number)
+        assert all((leaf == number).all() for number, leaf in enumerate(state))
+        assert_close(dict(core.state_dict()), dict(before), rtol=0, atol=0)
+        xs, state = random_inputs(core)
+        for length in (1, T):
+            for starts in (None, some_starts()[-length:]):
+                ys, last, _ = core(xs[:length], clone(state), starts)
+                expected = clone(last)
+                ys.fill_(NAN)
+                assert_close(last, expected, rtol=0, atol=0)
+
+
+def test_starts_that_change_before_the_backward_pass(core):
+    """Torch says so, or the gradients do not mind."""
+    xs, state = random_inputs(core)
+    starts = some_starts()
+    expected = gradients(core, core(xs, state, starts), xs, *state)
+    output = core(xs, state, starts)
+    starts.fill_(True)
+    try:
+        found = gradients(core, output, xs, *state)
+    except RuntimeError as error:
+        assert "modified by an inplace operation" in str(error)  # noqa: PT017 -- one of two ways
+    else:
+        same(found, expected)
+
+
 def test_the_module_keeps_no_state(core):
     xs, state = random_inputs(core)
     before = copy.deepcopy(core.state_dict())
     first, second = core(xs, state, some_starts()), core(xs, state, some_starts())
     assert_close(first, second, rtol=0, atol=0)
     assert_close(dict(core.state_dict()), dict(before), rtol=0, atol=0)
+
+
+# --- types of numbers -----------------------------------------------------------------------------------------------
+
+
+def test_autocast_leaves_a_core_alone(case):
+    core = small_core(case, torch.float32)
+    xs, state = random_inputs(core)
+    half = xs.detach().bfloat16()
+    for length in (1, T):
+        starts = some_starts()[:length]
+        expected = core(xs[:length], state, starts)
+        rounded = core(half[:length].float(), state, starts)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = core(xs[:length], state, starts)
+            assert_close(core(half[:length], state, starts), rounded, rtol=0, atol=0)
+        assert_close(output, expected, rtol=0, atol=0)
+        assert_close(gradients(core, output, xs), gradients(core, expected, xs))
+
+
+def test_a_core_of_half_precision(case):
+    core = small_core(case, torch.bfloat16)
+    xs, state = random_inputs(core)
+    for length in (1, T):
+        output = core(xs[:length], state, some_starts()[:length])
+        assert all(x.dtype == torch.bfloat16 and x.isfinite().all() for x in (output.ys, *output.state))
+        assert all(x.isfinite().all() for x in gradients(core, output, xs))
+
+
+@pytest.mark.parametrize("name", ["delta-net", "fwm", "gru", "jbfw", "mnm-g", "plastic", "rdn", "rmc"])
+def test_torch_compile(name):
+    """It traces the torch form, as it cannot see through a compiled kernel."""
+    core = small_core((name, {}), torch.float32)
+    xs, state = random_inputs(core)
+    compiled = torch.compile(core, backend="eager")
+    with torch.no_grad():
+        assert_close(compiled(xs[:1], state), core(xs[:1], state))
+        assert_close(compiled(xs[:3], state), core(xs[:3], state))
 
 
 # --- states and reports ---------------------------------------------------------------------------------------------
@@ -501,14 +582,17 @@ def message(call):
 @pytest.mark.parametrize(
     ("inputs", "got"),
     [
-        (torch.zeros(T, B, D + 1, dtype=torch.float64), f"[{T}, {B}, {D + 1}] torch.float64"),
-        (torch.zeros(B, D, dtype=torch.float64), f"[{B}, {D}] torch.float64"),
-        (torch.zeros(T, B, D, dtype=torch.int64), f"[{T}, {B}, {D}] torch.int64"),
+        (torch.zeros(T, B, D + 1, dtype=torch.float64), f"torch.float64 [{T}, {B}, {D + 1}]"),
+        (torch.zeros(B, D, dtype=torch.float64), f"torch.float64 [{B}, {D}]"),
+        (torch.zeros(0, B, D, dtype=torch.float64), f"torch.float64 [0, {B}, {D}]"),
+        (torch.zeros(T, 0, D, dtype=torch.float64), f"torch.float64 [{T}, 0, {D}]"),
+        (torch.zeros(T, B, D), f"torch.float32 [{T}, {B}, {D}]"),
+        (torch.zeros(T, B, D, dtype=torch.int64), f"torch.int64 [{T}, {B}, {D}]"),
     ],
 )
 def test_wrong_inputs(core, inputs, got):
     assert message(lambda: core(inputs, core.initial_state(B))) == (
-        f"{type(core).__name__} reads floating-point inputs [T, B, {D}], got {got}"
+        f"{type(core).__name__} reads torch.float64 inputs [T, B, {D}] of at least one step in one row, got {got}"
     )
 
 
@@ -518,10 +602,14 @@ def test_wrong_states(core):
     assert "got tuple" in message(lambda: core(xs, tuple(state)))
     if not state:  # nothing in it to be of a wrong shape
         return
-    assert f"state.{state._fields[0]} must be [{B}, " in message(lambda: core(xs, core.initial_state(B + 1)))
+    assert f"state.{state._fields[0]} must be torch.float64 [{B}, " in message(
+        lambda: core(xs, core.initial_state(B + 1))
+    )
+    narrow = type(state)(*(leaf.float() for leaf in state))
+    assert f"got torch.float32 {list(state[0].shape)}" in message(lambda: core(xs, narrow))
     field = state._fields[-1]
     wider = state._replace(**{field: torch.cat([state[-1], state[-1]], dim=-1)})
-    assert f"state.{field} must be {list(state[-1].shape)}, got {list(wider[-1].shape)}" in message(
+    assert f"must be torch.float64 {list(state[-1].shape)}, got torch.float64 {list(wider[-1].shape)}" in message(
         lambda: core(xs, wider)
     )
 
@@ -544,11 +632,13 @@ def test_wrong_reports(core):
 
 @pytest.mark.parametrize("name", CORES)
 def test_wrong_configurations(name):
-    """No size may be 0, and a choice among names takes only those."""
+    """Sizes are integers of at least 1, other numbers are finite, and a choice among names takes only those."""
+    odd = {int: (0, -1, 1.5, "3"), float: (NAN, float("inf"), "3"), bool: (2, "no"), str: ("nonsense", 3)}
     for field, value in vars(core_config(name)).items():
-        wrong = {int: 0, str: "nonsense"}.get(type(value))
-        if wrong is not None:
+        for wrong in odd.get(type(value), ()):
             assert f"{field}={wrong!r}, but it must be" in message(partial(make_core, name, D, **{field: wrong}))
+    for wrong in (0, -1):
+        assert message(partial(make_core, name, wrong)).endswith(f"at least one number, got input_size={wrong}")
     text = message(lambda: make_core(name, D, hiden_size=3))
     assert repr(name) in text
     assert "hiden_size" in text

@@ -86,6 +86,13 @@ def test_maps(name):
     assert (now <= before * (1 + 1e-12)).all()
 
 
+def test_elu1_keeps_what_is_small():
+    """In float32, ELU is -1 from -17 on."""
+    x = torch.tensor([-40.0, -25.0, -18.0, -1.0, 0.0, 2.0])
+    for shown in (x, x[:3]):
+        assert_close(phi(shown, "elu1-sum").double(), phi(shown.double(), "elu1-sum"), rtol=1e-5, atol=0)
+
+
 # --- sequences ------------------------------------------------------------------------------------------------------
 
 

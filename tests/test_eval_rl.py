@@ -157,6 +157,14 @@ def test_an_environment_without_splits(runs, scores):
     assert "return" in shown
 
 
+def test_a_split_that_there_is_not_is_said_so(runs, capsys):
+    for flags, said in ([], ""), (["--split", "valid"], "has no splits: --split valid changes nothing\n"):
+        assert eval_rl.main([str(runs["cartpole"]), *flags]) == 0
+        errors = capsys.readouterr().err
+        assert errors.endswith(said)
+        assert errors.count("\n") == bool(said)
+
+
 def test_the_share_of_successes_stands_beside_the_return(tmp_path, runs, scores):
     folder = str(tmp_path / "run")
     assert train_rl.main([*f"--env boxworld --preset easy {SMALL} {CORES['lstm']}".split(), "--folder", folder]) == 0

@@ -498,9 +498,9 @@ def test_initial_recurrent_weights():
     ("name", "choices", "message"),
     [
         ("delta-net", {"hidden_size": 30}, "DeltaNet.Config: hidden_size=30, but it must be a multiple of num_heads=4"),
-        ("rdn", {"phi": "elu"}, "RDN.Config: phi='elu', but it must be elu1-sum or softmax or l2"),
+        ("rdn", {"phi": "elu"}, "RDN.Config: phi='elu', but it must be elu1-sum, softmax or l2"),
         ("delta-lstm", {"version": "v5"}, "DeltaLSTM.Config: version='v5', but it must be v1, v2, v3 or v4"),
-        ("delta-mlp", {"fast_blocks": 0}, "DeltaMLP.Config: fast_blocks=0, but it must be at least 1"),
+        ("delta-mlp", {"fast_blocks": 0}, "DeltaMLP.Config: fast_blocks=0, but it must be an integer of at least 1"),
         ("delta-rnn", {"bptt": "no"}, "DeltaRNN.Config: bptt='no', but it must be full or step"),
     ],
 )

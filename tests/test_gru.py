@@ -104,5 +104,5 @@ def test_number_of_parameters():
 
 
 def test_wrong_sizes():
-    with pytest.raises(ValueError, match=r"^GRU.Config: hidden_size=0, but it must be at least 1$"):
+    with pytest.raises(ValueError, match=r"^GRU.Config: hidden_size=0, but it must be an integer of at least 1$"):
         make_core("gru", 3, hidden_size=0)

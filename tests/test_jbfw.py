@@ -106,7 +106,7 @@ def test_number_of_parameters(sizes, expected):
     [
         ({"decay": 1.5}, "decay=1.5, but it must be between 0 and 1"),
         ({"learning_rate": -0.1}, "learning_rate=-0.1, but it must be at least 0"),
-        ({"inner_steps": 0}, "inner_steps=0, but it must be at least 1"),
+        ({"inner_steps": 0}, "inner_steps=0, but it must be an integer of at least 1"),
     ],
 )
 def test_wrong_choices(choices, message):

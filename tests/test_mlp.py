@@ -39,5 +39,5 @@ def test_number_of_parameters(num_layers, expected):
 
 
 def test_wrong_sizes():
-    with pytest.raises(ValueError, match=r"^MLP.Config: num_layers=0, but it must be at least 1$"):
+    with pytest.raises(ValueError, match=r"^MLP.Config: num_layers=0, but it must be an integer of at least 1$"):
         mlp(num_layers=0)

@@ -183,7 +183,7 @@ def test_compiled_operations_are_those_of_other_devices(monkeypatch, choices):
     monkeypatch.setattr(rmc_kernel, "attend", lambda *args: calls.append(1) or attend(*args))
     compiled = run()
     assert len(calls) == 6 * core.config.num_blocks
-    monkeypatch.setattr("engram.policies.rmc.compiles", lambda *_: False)
+    monkeypatch.setattr("engram.policies.rows.compiles", lambda *_: False)
     for plain, expected in zip(run(), compiled, strict=True):
         assert_close(plain, expected, rtol=1e-9, atol=1e-10)
     assert len(calls) == 6 * core.config.num_blocks, "no more"
@@ -259,8 +259,8 @@ def test_reports():
     ("choices", "message"),
     [
         ({"gate": "output"}, "gate='output', but it must be memory, unit or none"),
-        ({"key_size": 0}, "key_size=0, but it must be at least 1, or none"),
-        ({"num_heads": 0}, "num_heads=0, but it must be at least 1"),
+        ({"key_size": 0}, "key_size=0, but it must be an integer of at least 1 or none"),
+        ({"num_heads": 0}, "num_heads=0, but it must be an integer of at least 1"),
         (
             {"num_slots": 9},
             "num_slots=9, but it must be at most num_heads * head_size = 8: slots beyond that would stay equal "

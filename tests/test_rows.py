@@ -22,6 +22,20 @@ def threads(monkeypatch):
     return use
 
 
+def test_where_kernels_compute():
+    x, wide = torch.zeros(2, requires_grad=True), torch.zeros(2).double()
+    assert rows.compiles(x, None, x)
+    assert rows.compiles(wide, wide)
+    assert not rows.compiles(x, wide)
+    assert not rows.compiles(x.half())
+    assert not rows.compiles(x.to("meta"))
+    assert not rows.acts(x)
+    with torch.no_grad():
+        assert rows.acts(x, None, x)
+        assert not rows.acts(x, wide)
+        assert not rows.acts(wide)
+
+
 @pytest.mark.parametrize("number", [1, 2, 3, 8])
 @pytest.mark.parametrize("num_rows", [0, 1, 2, 7])
 def test_every_row_once(threads, number, num_rows):

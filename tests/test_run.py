@@ -171,6 +171,20 @@ def test_a_new_run_never_writes_over_a_folder(run):
         Run.create(run.folder / "config.json" / "run", {})
 
 
+def test_what_is_left_of_a_run_that_never_saved_is_used_again(tmp_path):
+    folder = tmp_path / "a run"
+    with Run.create(folder, {"seed": 1}), pytest.raises(RunError, match="another process is writing"):
+        Run.create(folder, {"seed": 2})
+    with pytest.raises(RunError, match=r"none was saved; start it again with --folder '.*a run'$"):
+        Run.resume(folder)
+    (folder / "config.json").unlink()  # the kill came before it
+    with Run.create(folder, {"seed": 3}) as run:
+        run.save_checkpoint(0, STATE)
+    with pytest.raises(RunError, match="exists: continue it"):
+        Run.create(folder, {"seed": 4})
+    assert read_config(folder) == {"seed": 3}
+
+
 def test_the_config_is_the_same_after_a_resume(tmp_path):
     with Run.create(tmp_path / "run", {"core": {"sizes": (1, 2), "rate": 1e-3}, "env": None}) as run:
         run.save_checkpoint(1, {})

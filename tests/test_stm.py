@@ -448,7 +448,7 @@ def test_number_of_parameters(name, input_size, choices, count):
         ({"alpha1_max": 0.0}, "alpha1_max=0.0, but it must be none or above 0"),
         ({"alpha1": 1.0, "alpha1_max": 0.9}, "alpha1_max=0.9, but it must be none where alpha1=1.0 is fixed"),
         ({"carried": False, "alpha2": 0.0}, "alpha2=0.0, but it must be none where carried=False"),
-        ({"input_hidden_size": 0}, "input_hidden_size=0, but it must be none or at least 1"),
+        ({"input_hidden_size": 0}, "input_hidden_size=0, but it must be an integer of at least 1 or none"),
     ],
 )
 def test_wrong_configurations(choices, text):

@@ -20,7 +20,7 @@ from gymnasium.error import DependencyNotInstalled
 from gymnasium.spaces import Box, Discrete
 
 import train_rl
-from engram import checkpoint
+from engram import checkpoint, stop
 from engram.agents import actors
 from engram.run import load_checkpoint
 
@@ -113,7 +113,7 @@ def test_a_run_that_is_stopped_and_resumed_is_the_same_run(line, rollouts, monke
     with interrupted(rollouts):
         assert train(line, "cut") == 143
     assert "continue with: python train_rl.py --resume cut\n" in capsys.readouterr().out
-    assert load_checkpoint("cut")[1]["rollouts"] == rollouts
+    assert load_checkpoint("cut")[1]["rollouts"] == rollouts - 1, "the one that is stopped is played again"
     assert resume("cut") == 0
     assert_same_run("whole", "cut")
     lines = metrics("whole")
@@ -298,9 +298,33 @@ def test_control_c():
         assert process.stdout.readline() == "run folder: run\n"
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "")
+    assert (process.returncode, errors.encode()) == (130, stop.MESSAGE)
     assert output.endswith("stopped; continue with: python train_rl.py --resume run\n")
     assert load_checkpoint("run")[1]["step"] >= 0
+
+
+def test_a_second_control_c_is_one_line(capsys):
+    def interrupting(*args):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(actors, "collect", interrupting)
+        assert train(LSTM) == 130
+    assert error_line(capsys) == "error: interrupted\n"
+    assert load_checkpoint("run")[0] == 0
+
+
+def test_a_signal_before_the_first_rollout_is_obeyed_where_it_can_be_saved(monkeypatch):
+    create = train_rl.Run.create
+
+    def stopped(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return create(*args)
+
+    monkeypatch.setattr(train_rl.Run, "create", stopped)
+    assert train(LSTM) == 143
+    assert load_checkpoint("run")[0] == 0
 
 
 KILLED = """
@@ -404,6 +428,14 @@ def test_a_fault_ends_in_one_line_and_keeps_the_last_good_checkpoint(fault, mess
     assert all(weight.isfinite().all() for weight in state["learner"]["policy"].values())
 
 
+def test_weights_that_are_not_finite_are_never_saved(capsys):
+    """Adam without epsilon divides by zero where a gradient is zero."""
+    line = "--env graph-pomdp --core mlp --env.num-envs 2 --minibatches 1 --optim.epsilon 0 --total-steps 30"
+    assert train(line) == 2
+    assert "update 1: the weights are not finite any more in core.layers.0.weight" in error_line(capsys)
+    assert all(weight.isfinite().all() for weight in weights("run").values())
+
+
 def test_a_fault_in_an_evaluation_is_one_line(capsys, monkeypatch):
     monkeypatch.setattr(Faulty, "at", 15)
     assert train(f"--env Faulty-step-v0 --core lstm {SMALL} --unroll-length 4 --eval-interval 20") == 2
@@ -472,6 +504,9 @@ def test_a_run_never_writes_over_another(capsys):
         ("--env CartPole-v1 --env.kwargs.num-states 8", "with the options {'num_states': 8}: TypeError: "),
         ("--env Missing-v0", "the library of this game is not installed"),
         ("--env Faulty-reset-v0", "raised RuntimeError: no such level"),
+        ("--env CartPole-v1 --env.kwargs.sutton-barto-reward {1}", "sutton-barto-reward={1}, but config.json cannot"),
+        ("--env.num-envs 1000000000000", "out of memory: Unable to allocate"),
+        ("--optim.learning-rate inf", "learning_rate=inf, but it must be above 0 and finite"),
         ("--core fwmm", "no core is called 'fwmm', did you mean 'fwm'?"),
         ("--agent a2", "no agent is called 'a2', did you mean 'a2c'?"),
         ("--preset papre", "graph-pomdp with fwm has no preset 'papre'; choose from"),
@@ -504,13 +539,14 @@ def test_what_cannot_be_started_is_one_line(line, message, capsys):
         ({"core_name": "hopfield"}, "config.json is of another version: no core is called 'hopfield'"),
         ({"device": "cuda:99"}, "cannot use --device cuda:99"),
         ({"core": {"hidden_size": 3}}, "the checkpoint of run does not fit its config.json"),
+        (None, "this config.json holds no config"),
     ],
 )
 def test_a_config_that_cannot_be_resumed_is_one_line(change, message, capsys):
     with interrupted(2):
         assert train(LSTM) == 143
     config = json.loads(Path("run/config.json").read_text())
-    Path("run/config.json").write_text(json.dumps(config | change))
+    Path("run/config.json").write_text(json.dumps(change and config | change))
     capsys.readouterr()
     assert resume() == 2
     assert re.search(message, error_line(capsys))
