@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import shlex
+import signal
 import sys
 import time
 from collections import defaultdict
@@ -194,7 +195,7 @@ def main(argv: list[str]) -> int:
             return 2
         except KeyboardInterrupt:  # the second one
             print("error: interrupted", file=sys.stderr)
-            return stop.exit_status
+            return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

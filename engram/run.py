@@ -227,7 +227,8 @@ def fitting(folder: str | Path) -> Iterator[None]:
 
 def _is_blank(folder: Path) -> bool:
     """Whether it holds nothing but the beginning of a run, without a checkpoint or metrics."""
-    if not folder.is_dir() or not (folder / "checkpoints").is_dir() or any((folder / "checkpoints").glob("*.pt*")):
+    checkpoints = folder / "checkpoints"
+    if not checkpoints.is_dir() or any(path.suffix != ".tmp" for path in checkpoints.iterdir()):
         return False
     names = {path.name for path in folder.iterdir() if not path.name.startswith("events.out.tfevents.")}
     metrics = folder / "metrics.jsonl"

@@ -6,6 +6,8 @@
 
 import dataclasses
 import json
+import shlex
+import signal
 import sys
 import time
 from collections import defaultdict
@@ -15,7 +17,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from engram.checkpoint import random_state, set_random_state
-from engram.command_line import ConfigError, torch_device
+from engram.command_line import ConfigError, Resumed, torch_device
 from engram.optim import Diverged, check_finite, descend
 from engram.progress import Progress
 from engram.run import Run, RunError, fitting
@@ -172,12 +174,31 @@ def train(config: Config, run: Run, training: Training, stop: StopRequest) -> in
                 saved = time.monotonic()
             training.update()
         run.save_checkpoint(training.updates, training.state_dict())
-    command = "python -m engram.supervised.train"
+    command, folder = "python -m engram.supervised.train", shlex.quote(str(run.folder))
     if stop.requested:
-        print(f"stopped; continue with: {command} --resume {run.folder}")
+        print(f"stopped; continue with: {command} --resume {folder}")
     else:
-        print(f"done; judge it with: {command} --eval {run.folder}")
+        print(f"done; judge it with: {command} --eval {folder}")
     return stop.exit_status
+
+
+def start(config: Config | None, resumed: Resumed | None) -> tuple[Config, Run, Training]:
+    """The run that the command line asks for, new or resumed."""
+    if resumed is None:
+        training = Training(config)
+        return config, Run.create(config.new_folder(), to_json(config)), training
+    run = Run.resume(resumed.folder)
+    config = dataclasses.replace(from_json(run.config), **resumed.changes)
+    training = Training(config)
+    with fitting(resumed.folder):
+        training.load_state_dict(run.load_checkpoint()[1])
+    if "total_updates" in resumed.changes and config.total_updates <= training.updates:
+        raise ConfigError(
+            f"--total-updates {config.total_updates}, but {run.folder} has had {training.updates} already"
+        )
+    if resumed.changes:
+        run.change(resumed.changes)
+    return config, run, training
 
 
 def main(argv: list[str]) -> int:
@@ -194,32 +215,22 @@ def main(argv: list[str]) -> int:
         if judged is not None:
             print(json.dumps(judge(judged)))
             return 0
-        if resumed is None:
-            training = Training(config)
-            run = Run.create(config.new_folder(), to_json(config))
-        else:
-            run = Run.resume(resumed.folder)
-            config = dataclasses.replace(from_json(run.config), **resumed.changes)
-            training = Training(config)
-            with fitting(resumed.folder):
-                training.load_state_dict(run.load_checkpoint()[1])
-            if "total_updates" in resumed.changes and config.total_updates <= training.updates:
-                raise ConfigError(
-                    f"--total-updates {config.total_updates}, but {run.folder} has had {training.updates} already"
-                )
-            if resumed.changes:
-                run.change(resumed.changes)
-        with run, StopRequest() as stop:
-            try:
-                for what, how in config.task.data().get("differs", {}).items():
-                    print(f"warning: the data is not the published one: {what} has {how}", file=sys.stderr)
-                print(f"run folder: {run.folder}", flush=True)
-                return train(config, run, training, stop)
-            except Diverged as error:
-                raise RunError(f"{error}; the last good checkpoint is {run.last_checkpoint}") from error
+        with StopRequest() as stop:
+            config, run, training = start(config, resumed)
+            with run:
+                try:
+                    for what, how in config.task.data().get("differs", {}).items():
+                        print(f"warning: the data is not the published one: {what} has {how}", file=sys.stderr)
+                    print(f"run folder: {run.folder}", flush=True)
+                    return train(config, run, training, stop)
+                except Diverged as error:
+                    raise RunError(f"{error}; the last good checkpoint is {run.last_checkpoint}") from error
     except (ConfigError, RunError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # in training the second one
+        print("error: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

@@ -178,6 +178,7 @@ def test_what_is_left_of_a_run_that_never_saved_is_used_again(tmp_path):
     with pytest.raises(RunError, match=r"none was saved; start it again with --folder '.*a run'$"):
         Run.resume(folder)
     (folder / "config.json").unlink()  # the kill came before it
+    (folder / "checkpoints" / "step_000000000000.pt.tmp").touch()
     with Run.create(folder, {"seed": 3}) as run:
         run.save_checkpoint(0, STATE)
     with pytest.raises(RunError, match="exists: continue it"):
