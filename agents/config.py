@@ -233,7 +233,7 @@ def to_json(config: RunConfig) -> dict[str, Any]:
 def from_json(saved: dict[str, Any]) -> RunConfig:
     """The config that `to_json` gave. Raises ConfigError if this version of the program cannot read it."""
     if not isinstance(saved, dict):
-        raise ConfigError("this config.json holds no config")
+        raise ConfigError("this config.json is of another version: it holds no config")
     if "task_name" in saved:
         raise ConfigError("this is a run of engram.supervised.train, which also judges and resumes it")
     try:

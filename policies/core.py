@@ -187,7 +187,8 @@ class Core(nn.Module):
                 raise ValueError(f"{name} cannot report {wanted!r}; it reports {self.aux_losses + self.diagnostics}")
 
     def _dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+        parameter = next(self.parameters(), None)
+        return torch.get_default_dtype() if parameter is None else parameter.dtype
 
 
 def may_be_any(mask: Tensor) -> bool:

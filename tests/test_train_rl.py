@@ -539,7 +539,7 @@ def test_what_cannot_be_started_is_one_line(line, message, capsys):
         ({"core_name": "hopfield"}, "config.json is of another version: no core is called 'hopfield'"),
         ({"device": "cuda:99"}, "cannot use --device cuda:99"),
         ({"core": {"hidden_size": 3}}, "the checkpoint of run does not fit its config.json"),
-        (None, "this config.json holds no config"),
+        (None, "this config.json is of another version: it holds no config"),
     ],
 )
 def test_a_config_that_cannot_be_resumed_is_one_line(change, message, capsys):
