@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import train_rl
+from engram import stop
 from engram.agents import AGENTS
 from engram.agents.actors import Actor, ActorError
 from engram.agents.learner import Learner
@@ -268,7 +269,7 @@ def test_control_c():
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
         output, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "")
+    assert (process.returncode, errors.encode()) == (130, stop.MESSAGE)
     assert output.endswith("stopped; continue with: python train_rl.py --resume run\n")
     assert load_checkpoint("run")[1]["rollouts"] > 0
 
