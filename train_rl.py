@@ -115,14 +115,13 @@ def train(config: RunConfig, run: Run | None, training: Training, stop: StopRequ
                         training.window["test_success_rate"].append(score.success_rate)
                 training.evaluation_due = run is not None and score is None  # stopped: a resumed run evaluates first
             ended = training.step >= config.total_steps
-            logged = ended or training.rollouts % config.log_interval == 0
+            logged, means = ended or training.rollouts % config.log_interval == 0, None
             if logged and training.window and not training.evaluation_due:
                 means = {name: sum(values) / len(values) for name, values in training.window.items() if values}
                 if run is not None:
                     run.log(training.step, {"updates": learner.updates, **means})
-                progress.update(training.step, means)
                 training.window.clear()
-            progress.update(training.step)
+            progress.update(training.step, means)
             due = time.monotonic() - saved > 60 * config.save_minutes
             stopping, saving = ranks.total(torch.tensor([stop.requested, due], dtype=torch.int64)).tolist()
             if ended or stopping:

@@ -65,6 +65,7 @@ _MAZE = {
     "total_steps": 6_000_000,
     "eval_episodes": 410,
 }
+_MAZE_MNM = _MAZE | {"core": MNM.Config(128, 128, 32)}
 # With the above one LSTM of two fell back to random play; V-trace corrects for the updates within a rollout.
 _MAZE_LSTM = _MAZE | {
     "core": LSTM.Config(128),
@@ -139,9 +140,9 @@ PRESETS: dict[tuple[str, str | None, str], dict[str, Any]] = {
     ("graph-pomdp", "lstm", "paper"): _GRAPH_PAPER | {"core": LSTM.Config(hidden_size=512)},
     ("maze", None, "default"): _MAZE,
     ("maze", "lstm", "default"): _MAZE_LSTM,
-    ("maze", "mnm", "default"): _MAZE | {"core": MNM.Config(128, 128, 32)},
-    ("maze", "mnm-p", "default"): _MAZE | {"core": MNM.Config(128, 128, 32)},
-    ("maze", "mnm-g", "default"): _MAZE | {"core": MNM.Config(128, 128, 32, rule="gradient")},
+    ("maze", "mnm", "default"): _MAZE_MNM,
+    ("maze", "mnm-p", "default"): _MAZE_MNM,
+    ("maze", "mnm-g", "default"): _MAZE | {"core": dataclasses.replace(_MAZE_MNM["core"], rule="gradient")},
     ("maze", None, "paper"): _MAZE_PAPER,
     ("maze", "plastic", "paper"): _MAZE_PLASTIC,
     ("maze", "plastic-homogeneous", "paper"): _MAZE_PLASTIC,
