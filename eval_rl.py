@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Callable
 from math import ceil, isfinite
@@ -22,7 +21,7 @@ from engram.agents.episode import Episode, Memory, as_data, look_back, play
 from engram.agents.evaluate import Player, PolicyPlayer, ReferencePlayer, evaluate, members
 from engram.agents.stepper import EnvError
 from engram.checkpoint import write_atomically
-from engram.command_line import ConfigError, torch_device
+from engram.command_line import ConfigError, exit_status, torch_device
 from engram.envs.references import PlanTooLarge
 from engram.policies import Policy, make_policy
 from engram.report import learning_curves, write_film, write_page
@@ -116,7 +115,9 @@ def score(
     rows = []
     for name in (AGENT, *references):
         try:
-            result = evaluate(contender(name), played, total, seed, num_levels)  # one at a time: some hold gigabytes
+            with Console(stderr=True).status(f"{judged.folder}: {name} plays {total:,} episodes"):
+                # a player lives only while it plays: some hold gigabytes
+                result = evaluate(contender(name), played, total, seed, num_levels)
         except PlanTooLarge as error:
             print(f"warning: {judged.folder} is not compared with the {name}: {error}", file=sys.stderr)
             continue
@@ -207,35 +208,34 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--video", metavar="FILE", help="also film one run, as .gif or .mp4")
     parser.add_argument("--episode", type=integer(0), default=0, help="the one in --report and --video (default 0)")
     args = parser.parse_args(argv)
+    errors = ConfigError, EnvError, RunError, DependencyNotInstalled, ValueError, OSError
+    return exit_status(lambda: show(args), *errors)
+
+
+def show(args: argparse.Namespace) -> int:
+    """Judge the runs and show the scores as asked; returns the exit status."""
     folders = list(dict.fromkeys(args.runs))
-    try:
-        for path in filter(None, (args.json, args.report, args.video)):
-            check_writable(path)
-        if args.video:
-            check_film(args.video)
-            if len(folders) > 1:
-                raise RunError(f"--video films one run; got {len(folders)}")
-        if args.report:
-            check_page(args.report)
-        rows, judged, missing = judge(folders, args)
-        for folder in folders:
-            if own := [row for row in rows if row["run"] == folder]:
-                Console().print(table(own))
-        if args.json:
-            plain = [{name: value for name, value in row.items() if name != "returns"} for row in rows]
-            write_atomically(Path(args.json), json.dumps(plain, indent=2).encode() + b"\n")
-        if args.report:
-            write_page(args.report, report(folders, rows, judged, missing, args))
-        if args.video:
-            if not judged:
-                raise RunError(f"cannot film {folders[0]}: {missing[0]}")
-            film(judged[0], args)
-    except (ConfigError, EnvError, RunError, DependencyNotInstalled, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+    for path in filter(None, (args.json, args.report, args.video)):
+        check_writable(path)
+    if args.video:
+        check_film(args.video)
+        if len(folders) > 1:
+            raise RunError(f"--video films one run; got {len(folders)}")
+    if args.report:
+        check_page(args.report)
+    rows, judged, missing = judge(folders, args)
+    for folder in folders:
+        if own := [row for row in rows if row["run"] == folder]:
+            Console().print(table(own))
+    if args.json:
+        plain = [{name: value for name, value in row.items() if name != "returns"} for row in rows]
+        write_atomically(Path(args.json), json.dumps(plain, indent=2).encode() + b"\n")
+    if args.report:
+        write_page(args.report, report(folders, rows, judged, missing, args))
+    if args.video:
+        if not judged:
+            raise RunError(f"cannot film {folders[0]}: {missing[0]}")
+        film(judged[0], args)
     return 0
 
 

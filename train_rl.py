@@ -3,7 +3,6 @@
 import dataclasses
 import random
 import shlex
-import signal
 import sys
 import time
 from collections import defaultdict
@@ -23,7 +22,7 @@ from engram.agents.learner import Learner
 from engram.agents.presets import preset
 from engram.agents.stepper import EnvError
 from engram.checkpoint import random_state, set_random_state
-from engram.command_line import ConfigError, torch_device
+from engram.command_line import ConfigError, exit_status, torch_device
 from engram.optim import Diverged
 from engram.policies import make_policy
 from engram.progress import Progress
@@ -172,29 +171,25 @@ def start(argv: list[str]) -> tuple[RunConfig, Run | None, Training]:
     return config, run, training
 
 
-def main(argv: list[str]) -> int:
-    with ranks.joined(), StopRequest() as stop:
+def run_training(argv: list[str], stop: StopRequest) -> int:
+    """Start what the command line asks for and train it; returns the exit status."""
+    config, run, training = start(argv)
+    with run or nullcontext():
         try:
-            config, run, training = start(argv)
-            with run or nullcontext():
-                try:
-                    print(f"run folder: {run and run.folder}", flush=True)
-                    return train(config, run, training, stop)
-                except (ActorError, Diverged, EnvError, ranks.RankError) as error:
-                    if isinstance(error, ActorError) and ranks.count() == 1:  # the learner is well
-                        training.save(run)
-                    last = f"; the last good checkpoint is {run.last_checkpoint}" if run else ""
-                    raise RunError(f"{error}{last}") from error
-        except (ConfigError, EnvError, RunError, ranks.RankError, DependencyNotInstalled, ValueError) as error:
-            who = f"rank {ranks.rank()}: " if ranks.count() > 1 else ""
-            print(f"error: {who}{error}", file=sys.stderr)
-            return 2
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            print(f"error: out of memory: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:  # the second one
-            print("error: interrupted", file=sys.stderr)
-            return 128 + signal.SIGINT
+            print(f"run folder: {run and run.folder}", flush=True)
+            return train(config, run, training, stop)
+        except (ActorError, Diverged, EnvError, ranks.RankError) as error:
+            if isinstance(error, ActorError) and ranks.count() == 1:  # the learner is well
+                training.save(run)
+            last = f"; the last good checkpoint is {run.last_checkpoint}" if run else ""
+            raise RunError(f"{error}{last}") from error
+
+
+def main(argv: list[str]) -> int:
+    errors = ConfigError, EnvError, RunError, ranks.RankError, DependencyNotInstalled, ValueError
+    with ranks.joined(), StopRequest() as stop:
+        who = f"rank {ranks.rank()}: " if ranks.count() > 1 else ""
+        return exit_status(lambda: run_training(argv, stop), *errors, who=who)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import argparse
 import io
 import itertools
 import re
+import signal
+import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import redirect_stderr
 from difflib import get_close_matches
@@ -111,6 +113,28 @@ def torch_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"cannot use --device {name} ({reason}); choose another, or auto") from error
+
+
+def exit_status(program: Callable[[], int], *expected: type[Exception], who: str = "") -> int:
+    """What `program` returns, and no traceback for what is no fault of ours.
+
+    An error that is `expected`, memory that ran out and an interrupt end in one line on standard error, which names
+    `who` if that is given; the status is then 2, or 130 where interrupted.
+    """
+    try:
+        return program()
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        if isinstance(error, expected):
+            complaint = str(error)
+        elif isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            complaint = f"out of memory: {error}"  # torch raises a plain RuntimeError where it is the CPU's
+        else:
+            raise
+        print(f"error: {who}{complaint}", file=sys.stderr)
+        return 2
 
 
 def new_folder(stem: str) -> Path:

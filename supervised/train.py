@@ -7,7 +7,6 @@
 import dataclasses
 import json
 import shlex
-import signal
 import sys
 import time
 from collections import defaultdict
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from engram.checkpoint import random_state, set_random_state
-from engram.command_line import ConfigError, Resumed, torch_device
+from engram.command_line import ConfigError, Resumed, exit_status, torch_device
 from engram.optim import Diverged, check_finite, descend
 from engram.progress import Progress
 from engram.run import Run, RunError, fitting
@@ -201,36 +200,34 @@ def start(config: Config | None, resumed: Resumed | None) -> tuple[Config, Run, 
     return config, run, training
 
 
-def main(argv: list[str]) -> int:
-    try:
-        inspection, argv = parse_inspection(argv)
-        config, resumed, judged = parse(argv)
-        if inspection is not None:
-            if judged is None:
-                raise ConfigError("--inspect looks into a trained model; add --eval RUN")
-            from engram.supervised.inspection import inspect  # what draws is not there for training
+def run_task(argv: list[str]) -> int:
+    """Train, judge or inspect, as the command line asks; returns the exit status."""
+    inspection, argv = parse_inspection(argv)
+    config, resumed, judged = parse(argv)
+    if inspection is not None:
+        if judged is None:
+            raise ConfigError("--inspect looks into a trained model; add --eval RUN")
+        from engram.supervised.inspection import inspect  # what draws is not there for training
 
-            print(json.dumps(inspect(judged, *inspection)))
-            return 0
-        if judged is not None:
-            print(json.dumps(judge(judged)))
-            return 0
-        with StopRequest() as stop:
-            config, run, training = start(config, resumed)
-            with run:
-                try:
-                    for what, how in config.task.data().get("differs", {}).items():
-                        print(f"warning: the data is not the published one: {what} has {how}", file=sys.stderr)
-                    print(f"run folder: {run.folder}", flush=True)
-                    return train(config, run, training, stop)
-                except Diverged as error:
-                    raise RunError(f"{error}; the last good checkpoint is {run.last_checkpoint}") from error
-    except (ConfigError, RunError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # in training the second one
-        print("error: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        print(json.dumps(inspect(judged, *inspection)))
+        return 0
+    if judged is not None:
+        print(json.dumps(judge(judged)))
+        return 0
+    with StopRequest() as stop:
+        config, run, training = start(config, resumed)
+        with run:
+            try:
+                for what, how in config.task.data().get("differs", {}).items():
+                    print(f"warning: the data is not the published one: {what} has {how}", file=sys.stderr)
+                print(f"run folder: {run.folder}", flush=True)
+                return train(config, run, training, stop)
+            except Diverged as error:
+                raise RunError(f"{error}; the last good checkpoint is {run.last_checkpoint}") from error
+
+
+def main(argv: list[str]) -> int:
+    return exit_status(lambda: run_task(argv), ConfigError, RunError, ValueError, OSError)
 
 
 if __name__ == "__main__":

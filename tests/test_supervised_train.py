@@ -331,6 +331,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(capsys):
         ("--seed -1", "seed=-1, but it must be at least 0 and below 2**32 (--seed)"),
         ("--optim.max-grad-value 0", "max_grad_value=0.0, but it must be above 0, or None (--optim.max-grad-value)"),
         ("--core.memory-size 0", "memory_size"),
+        ("--core lstm --core.hidden-size 10000000", "out of memory: "),
         ("--model.dropout 1", "dropout=1.0, but it must be at least 0 and below 1 (--model.dropout)"),
         ("--device foo", "there is no --device foo; choose auto, cpu, cuda or cuda:N"),
         ("--task copy --task.reverse", "--task copy is another task: choose --task reverse"),

@@ -506,6 +506,7 @@ def test_a_run_never_writes_over_another(capsys):
         ("--env Faulty-reset-v0", "raised RuntimeError: no such level"),
         ("--env CartPole-v1 --env.kwargs.sutton-barto-reward {1}", "sutton-barto-reward={1}, but config.json cannot"),
         ("--env.num-envs 1000000000000", "out of memory: Unable to allocate"),
+        ("--core.hidden-size 10000000", "out of memory: "),
         ("--optim.learning-rate inf", "learning_rate=inf, but it must be above 0 and finite"),
         ("--core fwmm", "no core is called 'fwmm', did you mean 'fwm'?"),
         ("--agent a2", "no agent is called 'a2', did you mean 'a2c'?"),
