@@ -21,7 +21,8 @@ class FWM(Core):
     """LSTM with a Fast Weight Memory; output size Y = hidden_size = l, memory width memory_size = d, N = num_reads.
 
     Parameters, in order: those of the LSTM, then write.weight [3d + 1, l] (rows k1, k2, v, beta) and bias, read.weight
-    [(1 + N) d, l] (rows n, e_1 .. e_N) and bias, output.weight [l, d] and bias. The state holds 2 l + d^3 numbers.
+    [(1 + N) d, l] (rows n, e_1 .. e_N) and bias, output.weight [l, d] and bias; with a readout of r units its weights
+    [r, l + N d] and [l, r], each with a bias. The state holds 2 l + d^3 numbers.
     """
 
     @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class FWM(Core):
         """biases of the write, read and output projections; none in the paper"""
         residual: bool = True
         """add the LSTM's output to what was read"""
+        readout_size: int | None = None
+        """hidden units of a perceptron that sees the LSTM's output beside all reads, and adds to the output: what is
+        done can then depend on both together; none in the paper, where only the last read counts, and linearly"""
         forget_bias: float = 0.0
         """constant added inside the forget gate of the LSTM"""
         two_biases: bool = True
@@ -79,6 +83,9 @@ class FWM(Core):
         self.write = nn.Linear(l, 3 * d + 1, bias=config.bias)
         self.read = nn.Linear(l, (1 + config.num_reads) * d, bias=config.bias)
         self.output = nn.Linear(d, l, bias=config.bias)
+        self.readout = None
+        if (r := config.readout_size) is not None:
+            self.readout = nn.Sequential(nn.Linear(l + config.num_reads * d, r), nn.ReLU(), nn.Linear(r, l))
         for projection in (self.write, self.read):
             nn.init.uniform_(projection.weight, -math.sqrt(6 / (l + d)), math.sqrt(6 / (l + d)))
 
@@ -90,8 +97,9 @@ class FWM(Core):
     def step(self, x: Tensor, state: State, report: tuple[str, ...] = (), donate: bool = False) -> CoreOutput:
         hidden, (h, c), _ = self.lstm.step(x, LSTM.State(state.h, state.c))
         entry, query = self._project(hidden)
-        retrieved, memory, diagnosed = fwm_memory.step(state.memory, entry, query, self.config.key, donate)
-        return self._output(hidden, retrieved, self.State(h, c, memory), entry, diagnosed, report)
+        reads, memory, diagnosed = fwm_memory.step(state.memory, entry, query, self.config.key, donate)
+        ys = self._output(hidden, reads)
+        return CoreOutput(ys, self.State(h, c, memory), self._report(entry, query, reads, diagnosed, report))
 
     def sequence(
         self, xs: Tensor, state: State, episode_starts: Tensor | None, report: tuple[str, ...], donate: bool
@@ -100,8 +108,9 @@ class FWM(Core):
             return self.loop(xs, state, episode_starts, report, donate)
         hidden, (h, c), _ = self.lstm(xs, LSTM.State(state.h, state.c), episode_starts)
         entry, query = self._project(hidden)
-        retrieved, memory, diagnosed = fwm_memory.sequence(state.memory, entry, query, episode_starts, self.config.key)
-        return self._output(hidden, retrieved, self.State(h, c, memory), entry, diagnosed, report)
+        reads, memory, diagnosed = fwm_memory.sequence(state.memory, entry, query, episode_starts, self.config.key)
+        ys = self._output(hidden, reads)
+        return CoreOutput(ys, self.State(h, c, memory), self._report(entry, query, reads, diagnosed, report))
 
     def _project(self, hidden: Tensor) -> tuple[fwm_memory.Entry, fwm_memory.Query]:
         """What the hidden states [..., l] write and ask for."""
@@ -117,12 +126,19 @@ class FWM(Core):
         e = e.unflatten(-1, (config.num_reads, d))
         return fwm_memory.Entry(key1, key2, value, config.scale * beta), fwm_memory.Query(n, e)
 
-    def _output(self, hidden, retrieved, state, entry, diagnosed, report) -> CoreOutput:
-        ys = self.output(retrieved)
+    def _output(self, hidden: Tensor, reads: Tensor) -> Tensor:
+        """Hidden states [..., l] and what the chain read [..., N, d] -> [..., l]."""
+        ys = self.output(reads[..., -1, :])
         if self.config.residual:
             ys = hidden + ys
-        reports = {}
-        if report:
-            diagnosed |= {"key1": entry.key1, "key2": entry.key2, "beta": entry.rate / self.config.scale}
-            reports = {name: diagnosed[name].detach() for name in report}
-        return CoreOutput(ys, state, reports)
+        if self.readout is not None:
+            ys = ys + self.readout(torch.cat([hidden, reads.flatten(-2)], dim=-1))
+        return ys
+
+    def _report(self, entry, query, reads, diagnosed, report) -> dict[str, Tensor]:
+        if not report:
+            return {}
+        asked = torch.cat([query.n[..., None, :], reads[..., :-1, :]], dim=-2)  # each read asks for the next
+        diagnosed |= {"key1": entry.key1, "key2": entry.key2, "beta": entry.rate / self.config.scale}
+        diagnosed |= {"read_n": asked, "read_e": query.e}
+        return {name: diagnosed[name].detach() for name in report}

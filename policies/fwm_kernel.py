@@ -16,12 +16,10 @@ LAYER_NORM_EPS = 1e-5
 
 def step(memory: Tensor, entry: tuple, query: tuple) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """As `fwm_memory.step`, without gradient and in place: memory [B, d, d * d], entry and query with leading [B]."""
-    asked, read = torch.empty_like(query.e), torch.empty_like(entry.value)
-    strength, square = torch.empty_like(entry.rate), torch.empty_like(entry.rate)
-    arrays = (x.detach().numpy() for x in (memory, *entry, *query, asked, read, strength, square))
+    reads, strength, square = (torch.empty_like(x) for x in (query.e, entry.rate, entry.rate))
+    arrays = (x.detach().numpy() for x in (memory, *entry, *query, reads, strength, square))
     rows.run(_step, len(memory), *arrays)
-    diagnosed = {"read_n": asked, "read_e": query.e, "write_strength": strength, "memory_norm": square.sqrt()}
-    return read, memory, diagnosed
+    return reads, memory, {"write_strength": strength, "memory_norm": square.sqrt()}
 
 
 def scan(*tensors: Tensor) -> None:
@@ -100,23 +98,21 @@ def _normalise(x, scale, out):
 
 
 @njit(cache=True, fastmath=FAST, nogil=True)
-def _step(begin, end, memory, key1, key2, value, rate, n0, e, asked, read, strength, square):
+def _step(begin, end, memory, key1, key2, value, rate, n, e, reads, strength, square):
     _, d, width = memory.shape
     one = np.float32(1)
     written, address, found = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(d, np.float32)
     for b in range(begin, end):
         _address(key1[b], key2[b], written)
-        _address(n0[b], e[b, 0], address)
-        asked[b, 0] = n0[b]
+        _address(n[b], e[b, 0], address)
         total = _write(memory[b], written, value[b], rate[b], address, found)
         strength[b], square[b] = rate[b] * _dot(written, written), total
         shrink = one / np.sqrt(total) if total > one else one
-        _normalise(found, shrink, read[b])
+        _normalise(found, shrink, reads[b, 0])
         for r in range(1, e.shape[1]):
-            asked[b, r] = read[b]
-            _address(read[b], e[b, r], address)
+            _address(reads[b, r - 1], e[b, r], address)
             _read(memory[b], shrink, address, found)
-            _normalise(found, one, read[b])
+            _normalise(found, one, reads[b, r])
             shrink = one
         if shrink != one:  # a single read, which had no pass to scale in
             memory[b] *= shrink

@@ -49,7 +49,7 @@ def step(
 
     Args:    memory [B, d, a]; entry and query with leading [B]; key: how two keys address the memory;
              donate: the new memory may take the place of the old one.
-    Returns: what was read [B, d], the new memory [B, d, a], diagnostics.
+    Returns: what each read of the chain gave [B, N, d], the new memory [B, d, a], diagnostics [B].
     """
     if key == "tensor" and rows.acts(memory, *entry, *query):
         memory = memory.contiguous() if donate else memory.clone(memory_format=torch.contiguous_format)
@@ -61,13 +61,13 @@ def step(
     square = memory.square().sum((1, 2))
     memory = memory * square.clamp(min=1).rsqrt()[:, None, None]  # Eq. 4; no division by zero in its gradient
 
-    n, asked = query.n, []
+    n, reads = query.n, []
     for e in query.e.unbind(1):
-        asked.append(n)
         n = (memory @ address(n, e, key)[..., None])[..., 0]
         n = F.layer_norm(n, n.shape[-1:], eps=LAYER_NORM_EPS)  # Eqs. 7 and 8
-    diagnosed = _diagnose(torch.stack(asked, 1), query.e, entry.rate * written.square().sum(1), square)
-    return n, memory, diagnosed
+        reads.append(n)
+    diagnosed = {"write_strength": entry.rate * written.square().sum(1), "memory_norm": square.sqrt()}
+    return torch.stack(reads, 1), memory, diagnosed
 
 
 def sequence(
@@ -76,21 +76,21 @@ def sequence(
     """The same function over a sequence, the memory being empty at episode starts.
 
     Args:    memory [B, d, a] before the first step; entry and query with leading [T, B]; starts bool [T, B] or None.
-    Returns: what was read [T, B, d], the last memory [B, d, a], diagnostics [T, B, ...].
+    Returns: what each read of the chain gave [T, B, N, d], the last memory [B, d, a], diagnostics [T, B].
     """
     if starts is None:
         starts = torch.zeros_like(entry.rate, dtype=torch.bool)
     chunks = []
     for t in range(0, len(starts), CHUNK):
         cut = slice(t, t + CHUNK)
-        read, memory, diagnosed = _dual(
+        reads, memory, diagnosed = _dual(
             memory, Entry(*(x[cut] for x in entry)), Query(*(x[cut] for x in query)), starts[cut], key
         )
-        chunks.append((read, diagnosed))
+        chunks.append((reads, diagnosed))
     if len(chunks) == 1:
-        return read, memory, diagnosed
-    reads, reports = zip(*chunks, strict=True)
-    return torch.cat(reads), memory, {name: torch.cat([r[name] for r in reports]) for name in diagnosed}
+        return reads, memory, diagnosed
+    parts, reports = zip(*chunks, strict=True)
+    return torch.cat(parts), memory, {name: torch.cat([r[name] for r in reports]) for name in diagnosed}
 
 
 def _dual(memory, entry, query, starts, key):
@@ -123,13 +123,13 @@ def _dual(memory, entry, query, starts, key):
 
     log_before = F.pad(log_scale[:, :-1], (1, 0)).masked_fill(starts.T, 0)
     surviving = torch.exp((log_before[:, None, :] - log_scale[:, :, None]).masked_fill(apart, -torch.inf))  # [B, t, s]
-    n, e, asked = query.n.transpose(0, 1), query.e.transpose(0, 1), []
-    for partner in e.unbind(2):
-        asked.append(n)
+    n, reads = query.n.transpose(0, 1), []
+    for partner in query.e.transpose(0, 1).unbind(2):
         read = (products(n, partner) * surviving).masked_fill(apart, 0) @ written
         if reaches_back:
             read = read + (torch.exp(-log_scale)[..., None] * carried_read(n, partner)).masked_fill(gone, 0)
         n = F.layer_norm(read, value.shape[-1:], eps=LAYER_NORM_EPS)
+        reads.append(n)
 
     first = int((~apart[:, -1]).any(0).int().argmax()) if apart.device.type == "cpu" else 0  # earlier writes are gone
     left = (surviving[:, -1, :, None] * written)[:, first:]
@@ -138,8 +138,8 @@ def _dual(memory, entry, query, starts, key):
     if reaches_back:
         new = new + (torch.exp(-log_scale[:, -1])[:, None, None] * memory).masked_fill(gone[:, -1, None], 0)
     square = square.clamp(min=0)  # of an erased memory, rounding may leave it below
-    diagnosed = _diagnose(torch.stack(asked, 2), e, rate * gram.diagonal(dim1=1, dim2=2), square)
-    return n.transpose(0, 1), new, {name: x.transpose(0, 1) for name, x in diagnosed.items()}
+    diagnosed = {"write_strength": (rate * gram.diagonal(dim1=1, dim2=2)).T, "memory_norm": square.sqrt().T}
+    return torch.stack(reads, 2).transpose(0, 1), new, diagnosed
 
 
 class _Writes(torch.autograd.Function):
@@ -224,7 +224,3 @@ def _scan_backward(
         grad_log = grad_log + c * (u * later).sum(1) - (grad_old[:, t] * was).sum(1)
         grad_log = grad_log.masked_fill(starts[:, t], 0)
         grad_norm2.copy_(grad_square.masked_fill(starts[:, t], 0))
-
-
-def _diagnose(asked, e, strength, square):
-    return {"read_n": asked, "read_e": e, "write_strength": strength, "memory_norm": square.sqrt()}

@@ -88,12 +88,19 @@ def literal(core, xs, state):
 
         n, *e = (core.read.weight @ h + read_bias).split(d)
         n = n.tanh() if config.query_activation == "tanh" else n
+        seen = [h]
         for partner in e:
             n = lookup(n, partner if config.query_activation == "none" else partner.tanh())
             n = (n - n.mean()) / (n.var(correction=0) + 1e-5).sqrt()
+            seen.append(n)
         assert len(e) == N
-        read = core.output.weight @ n + output_bias
-        ys.append(h + read if config.residual else read)
+        y = core.output.weight @ n + output_bias
+        if config.residual:
+            y = h + y
+        if config.readout_size is not None:
+            first, _, second = core.readout
+            y = y + second.weight @ (first.weight @ torch.cat(seen) + first.bias).clamp(min=0) + second.bias
+        ys.append(y)
     return torch.stack(ys)[:, None], (h[None], c[None], memory.reshape(-1, d).T[None])
 
 
@@ -103,6 +110,7 @@ def literal(core, xs, state):
         ("fwm", {}),
         ("fwm", {"num_reads": 1}),
         ("fwm", {"num_reads": 2, "residual": False}),
+        ("fwm", {"num_reads": 5, "readout_size": 7}),
         ("fwm", {"write_scale": 2.0}),
         ("fwm", {"key": "concat"}),
         ("fwm", {"key": "concat", "num_reads": 1, "write_scale": 1.0, "query_activation": "none", "bias": False}),
