@@ -85,10 +85,8 @@ def show(folders: list[str], greedy: bool) -> int:
             total, rows = habits(player, played)
             print(f"  {name}: return {total:.2f}")
             for distance, (share, well) in rows.items():
-                way, what = (
-                    ("no known way", "untried") if distance == FAR else (f"known way of {distance}", "first edge")
-                )
-                print(f"    {way:>14}: {share:5.1%} of steps, {what} {well:.1%}")
+                way = "no known way, untried" if distance == FAR else f"known way of {distance}, first edge"
+                print(f"    {share:5.1%} of steps: {way} {well:.1%}")
     return 0
 
 
