@@ -212,8 +212,8 @@ def main(argv: list[str]) -> int:
     return exit_status(lambda: show(args), *errors)
 
 
-def show(args: argparse.Namespace) -> int:
-    """Judge the runs and show the scores as asked; returns the exit status."""
+def show(args: argparse.Namespace) -> None:
+    """Judge the runs and show the scores as asked."""
     folders = list(dict.fromkeys(args.runs))
     for path in filter(None, (args.json, args.report, args.video)):
         check_writable(path)
@@ -236,7 +236,6 @@ def show(args: argparse.Namespace) -> int:
         if not judged:
             raise RunError(f"cannot film {folders[0]}: {missing[0]}")
         film(judged[0], args)
-    return 0
 
 
 def judge(folders: list[str], args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[Judged], list[str]]:

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 
 import eval_rl
 from engram.agents.episode import Episode
-from engram.command_line import ConfigError
+from engram.command_line import ConfigError, exit_status
 from engram.run import RunError
 
 
@@ -62,12 +62,7 @@ def main() -> int:
     parser.add_argument("path", type=Path)
     parser.add_argument("--episode", type=int, default=0, help="which of the held-out ones")
     args = parser.parse_args()
-    try:
-        draw(args.run, args.path, args.episode)
-    except (ConfigError, RunError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: draw(args.run, args.path, args.episode), ConfigError, RunError, ValueError, OSError)
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ def habits(player: Player, played) -> tuple[float, dict[int, tuple[float, float]
     return total, rows
 
 
-def show(folders: list[str], greedy: bool) -> int:
-    """Print each run's habits beside the explorer's; returns the exit status."""
+def show(folders: list[str], greedy: bool) -> None:
+    """Print each run's habits beside the explorer's."""
     for folder in folders:
         judged = eval_rl.Judged.load(folder, "test")
         if judged.config.env.name != "graph-pomdp":
@@ -87,7 +87,6 @@ def show(folders: list[str], greedy: bool) -> int:
             for distance, (share, well) in rows.items():
                 way = "no known way, untried" if distance == FAR else f"known way of {distance}, first edge"
                 print(f"    {share:5.1%} of steps: {way} {well:.1%}")
-    return 0
 
 
 def main() -> int:

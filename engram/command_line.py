@@ -115,14 +115,14 @@ def torch_device(name: str) -> torch.device:
         raise ConfigError(f"cannot use --device {name} ({reason}); choose another, or auto") from error
 
 
-def exit_status(program: Callable[[], int], *expected: type[Exception], who: str = "") -> int:
-    """What `program` returns, and no traceback for what is no fault of ours.
+def exit_status(program: Callable[[], int | None], *expected: type[Exception], who: str = "") -> int:
+    """What `program` returns, 0 for nothing, and no traceback for what is no fault of ours.
 
     An error that is `expected`, memory that ran out and an interrupt end in one line on standard error, which names
     `who` if that is given; the status is then 2, or 130 where interrupted.
     """
     try:
-        return program()
+        return program() or 0
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
