@@ -15,7 +15,8 @@ from engram.flags import Flags
 @dataclass(frozen=True)
 class OptimConfig(Flags):
     section: ClassVar[str] = "optim"
-    optimizer: Literal["adam", "rmsprop", "sgd"] = "adam"
+    optimizer: Literal["adam", "muon", "rmsprop", "sgd"] = "adam"
+    """muon: orthogonalised momentum for matrices, and AdamW for all other weights, at the same learning rate"""
     learning_rate: float = 7e-4
     """at the first update"""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -25,13 +26,13 @@ class OptimConfig(Flags):
     epsilon: float = 1e-5
     """added to the root of the squared-gradient average"""
     beta2: float = 0.999
-    """decay of Adam's squared-gradient average"""
+    """decay of the squared-gradient average of Adam, or of the AdamW beside Muon"""
     alpha: float = 0.99
     """decay of RMSprop's squared-gradient average"""
     momentum: float = 0.0
     """of RMSprop and SGD"""
     weight_decay: float = 0.0
-    """times the weights, added to their gradient"""
+    """times the weights, added to their gradient; with muon times the learning rate, taken from them"""
     max_grad_norm: float | None = None
     """norm to which the gradient of all parameters is clipped; None for no clipping"""
     max_grad_value: float | None = None
@@ -48,10 +49,12 @@ class OptimConfig(Flags):
             limit = getattr(self, name)
             self.require(limit is None or limit > 0, name, "above 0, or None")
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Iterable[nn.Parameter]) -> "torch.optim.Optimizer | MuonAdamW":
         rate, decay = self.learning_rate, self.weight_decay
         if self.optimizer == "adam":
             return torch.optim.Adam(parameters, rate, (0.9, self.beta2), self.epsilon, decay)
+        if self.optimizer == "muon":
+            return MuonAdamW(parameters, rate, (0.9, self.beta2), self.epsilon, decay)
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, rate, self.momentum, weight_decay=decay)
         return torch.optim.RMSprop(parameters, rate, self.alpha, self.epsilon, decay, self.momentum)
@@ -63,6 +66,52 @@ class OptimConfig(Flags):
         return self.learning_rate * (fraction + (1 - fraction) * left[self.schedule])
 
 
+class MuonAdamW:
+    """Muon for matrices and AdamW for all other parameters, behind what is used here of a torch.optim.Optimizer.
+
+    Muon (Jordan et al. 2024) moves a matrix by its momentum with all singular values set to about 1, so that what only
+    few steps ask for is learned as fast as what most do; scaled as by Liu et al. 2025, it takes the learning rates of
+    AdamW.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        betas: tuple[float, float],
+        epsilon: float,
+        weight_decay: float,
+    ):
+        matrices, others = [], []
+        for parameter in parameters:
+            (matrices if parameter.dim() == 2 else others).append(parameter)
+        self._parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            muon = torch.optim.Muon(matrices, learning_rate, weight_decay, adjust_lr_fn="match_rms_adamw")
+            self._parts.append(muon)
+        if others:
+            self._parts.append(torch.optim.AdamW(others, learning_rate, betas, epsilon, weight_decay))
+
+    @property
+    def param_groups(self) -> list[dict]:
+        return [group for part in self._parts for group in part.param_groups]
+
+    def zero_grad(self) -> None:
+        for part in self._parts:
+            part.zero_grad()
+
+    def step(self) -> None:
+        for part in self._parts:
+            part.step()
+
+    def state_dict(self) -> list[dict]:
+        return [part.state_dict() for part in self._parts]
+
+    def load_state_dict(self, state: list[dict]) -> None:
+        for part, saved in zip(self._parts, state, strict=True):
+            part.load_state_dict(saved)
+
+
 class Diverged(Exception):
     """The loss, its gradient or the weights are not finite."""
 
@@ -70,7 +119,7 @@ class Diverged(Exception):
 def descend(
     loss: Tensor,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: "torch.optim.Optimizer | MuonAdamW",
     config: OptimConfig,
     progress: float = 0.0,
     rate: float = 1.0,

@@ -21,8 +21,8 @@ class FWM(Core):
     """LSTM with a Fast Weight Memory; output size Y = hidden_size = l, memory width memory_size = d, N = num_reads.
 
     Parameters, in order: those of the LSTM, then write.weight [3d + 1, l] (rows k1, k2, v, beta) and bias, read.weight
-    [(1 + N) d, l] (rows n, e_1 .. e_N) and bias, output.weight [l, d] and bias; with a readout of r units its weights
-    [r, l + N d] and [l, r], each with a bias. The state holds 2 l + d^3 numbers.
+    [C (1 + N) d, l] (rows n, e_1 .. e_N of each of C = num_chains) and bias, output.weight [l, C d] and bias; with a
+    readout of r units its weights [r, l + C N (d + 1)] and [l, r], each with a bias. The state holds 2 l + d^3 numbers.
     """
 
     @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class FWM(Core):
         """width d of keys and values; the memory is [d, d * d] for each sequence"""
         num_reads: int = 3
         """chained reads N of each step"""
+        num_chains: int = 1
+        """chains C that a step reads side by side, each with queries of its own; one in the paper"""
         key: Literal["tensor", "concat"] = "tensor"
         """two keys address the memory by their outer product or by their concatenation (App. E)"""
         write_scale: float | None = None
@@ -46,8 +48,9 @@ class FWM(Core):
         residual: bool = True
         """add the LSTM's output to what was read"""
         readout_size: int | None = None
-        """hidden units of a perceptron that sees the LSTM's output beside all reads, and adds to the output: what is
-        done can then depend on both together; none in the paper, where only the last read counts, and linearly"""
+        """hidden units of a perceptron that sees the LSTM's output beside all reads, and how much each found, and adds
+        to the output: what is done can then depend on all together; none in the paper, where only the last read of a
+        chain counts, linearly, and none can tell what it has never seen"""
         forget_bias: float = 0.0
         """constant added inside the forget gate of the LSTM"""
         two_biases: bool = True
@@ -71,21 +74,21 @@ class FWM(Core):
         memory: Tensor  # F, [B, d, d * d]: value index, then the two key indices; concatenated keys: [B, d, 2 d]
 
     diagnostics = ("key1", "key2", "read_n", "read_e", "beta", "write_strength", "memory_norm")
-    """[T, B, d] twice, [T, B, N, d] twice, then [T, B] thrice: beta, s beta |k|^2, and |F'| before it is bounded by 1.
-    The products <k1, n><k2, e> over earlier steps are the maps of Fig. 3."""
+    """[T, B, d] twice, [T, B, C N, d] twice, chain by chain, then [T, B] thrice: beta, s beta |k|^2, and |F'| before it
+    is bounded by 1. The products <k1, n><k2, e> over earlier steps are the maps of Fig. 3."""
 
     def __init__(self, input_size: int, config: Config):
         super().__init__()
         self.config = config
         self.input_size, self.output_size = input_size, config.hidden_size
-        l, d = config.hidden_size, config.memory_size
+        l, d, C, N = config.hidden_size, config.memory_size, config.num_chains, config.num_reads
         self.lstm = LSTM(input_size, LSTM.Config(l, config.forget_bias, config.two_biases))
         self.write = nn.Linear(l, 3 * d + 1, bias=config.bias)
-        self.read = nn.Linear(l, (1 + config.num_reads) * d, bias=config.bias)
-        self.output = nn.Linear(d, l, bias=config.bias)
+        self.read = nn.Linear(l, C * (1 + N) * d, bias=config.bias)
+        self.output = nn.Linear(C * d, l, bias=config.bias)
         self.readout = None
         if (r := config.readout_size) is not None:
-            self.readout = nn.Sequential(nn.Linear(l + config.num_reads * d, r), nn.ReLU(), nn.Linear(r, l))
+            self.readout = nn.Sequential(nn.Linear(l + C * N * (d + 1), r), nn.ReLU(), nn.Linear(r, l))
         for projection in (self.write, self.read):
             nn.init.uniform_(projection.weight, -math.sqrt(6 / (l + d)), math.sqrt(6 / (l + d)))
 
@@ -118,27 +121,29 @@ class FWM(Core):
         written, asked = self.write(hidden), self.read(hidden)
         key1, key2, value = written[..., : 3 * d].tanh().split(d, dim=-1)  # Eq. 2
         beta = torch.sigmoid(written[..., 3 * d] + config.beta_offset)
-        n, e = asked[..., :d], asked[..., d:]
+        asked = asked.unflatten(-1, (config.num_chains, 1 + config.num_reads, d))
+        n, e = asked[..., 0, :], asked[..., 1:, :]
         if config.query_activation == "tanh":  # Eqs. 5 and 6
             n = n.tanh()
         if config.query_activation != "none":
             e = e.tanh()
-        e = e.unflatten(-1, (config.num_reads, d))
         return fwm_memory.Entry(key1, key2, value, config.scale * beta), fwm_memory.Query(n, e)
 
     def _output(self, hidden: Tensor, reads: Tensor) -> Tensor:
-        """Hidden states [..., l] and what the chain read [..., N, d] -> [..., l]."""
-        ys = self.output(reads[..., -1, :])
+        """Hidden states [..., l] and what the chains read [..., C, N, d] -> [..., l]."""
+        normal = fwm_memory.normalise(reads)
+        ys = self.output(normal[..., -1, :].flatten(-2))
         if self.config.residual:
             ys = hidden + ys
         if self.readout is not None:
-            ys = ys + self.readout(torch.cat([hidden, reads.flatten(-2)], dim=-1))
+            seen = hidden, normal.flatten(-3), fwm_memory.spread(reads).flatten(-2)
+            ys = ys + self.readout(torch.cat(seen, dim=-1))
         return ys
 
     def _report(self, entry, query, reads, diagnosed, report) -> dict[str, Tensor]:
         if not report:
             return {}
-        asked = torch.cat([query.n[..., None, :], reads[..., :-1, :]], dim=-2)  # each read asks for the next
+        asked = torch.cat([query.n[..., None, :], fwm_memory.normalise(reads[..., :-1, :])], dim=-2)
         diagnosed |= {"key1": entry.key1, "key2": entry.key2, "beta": entry.rate / self.config.scale}
-        diagnosed |= {"read_n": asked, "read_e": query.e}
+        diagnosed |= {"read_n": asked.flatten(-3, -2), "read_e": query.e.flatten(-3, -2)}
         return {name: diagnosed[name].detach() for name in report}

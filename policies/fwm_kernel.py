@@ -84,36 +84,38 @@ def _read(memory, scale, address, out):
 
 
 @njit(cache=True, fastmath=FAST, nogil=True)
-def _normalise(x, scale, out):
-    """out = LayerNorm(scale x)."""
+def _normalise(x, out):
+    """out = LayerNorm(x)."""
     d, mean, variance = np.float32(len(x)), np.float32(0), np.float32(0)
     for m in range(len(x)):
-        mean += scale * x[m]
+        mean += x[m]
     mean /= d
     for m in range(len(x)):
-        variance += (scale * x[m] - mean) ** 2
-    spread = np.float32(1) / np.sqrt(variance / d + np.float32(LAYER_NORM_EPS))
+        variance += (x[m] - mean) ** 2
+    scale = np.float32(1) / np.sqrt(variance / d + np.float32(LAYER_NORM_EPS))
     for m in range(len(x)):
-        out[m] = (scale * x[m] - mean) * spread
+        out[m] = (x[m] - mean) * scale
 
 
 @njit(cache=True, fastmath=FAST, nogil=True)
 def _step(begin, end, memory, key1, key2, value, rate, n, e, reads, strength, square):
     _, d, width = memory.shape
     one = np.float32(1)
-    written, address, found = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(d, np.float32)
+    written, address, asked = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(d, np.float32)
     for b in range(begin, end):
         _address(key1[b], key2[b], written)
-        _address(n[b], e[b, 0], address)
-        total = _write(memory[b], written, value[b], rate[b], address, found)
+        _address(n[b, 0], e[b, 0, 0], address)
+        total = _write(memory[b], written, value[b], rate[b], address, reads[b, 0, 0])
         strength[b], square[b] = rate[b] * _dot(written, written), total
-        shrink = one / np.sqrt(total) if total > one else one
-        _normalise(found, shrink, reads[b, 0])
-        for r in range(1, e.shape[1]):
-            _address(reads[b, r - 1], e[b, r], address)
-            _read(memory[b], shrink, address, found)
-            _normalise(found, one, reads[b, r])
-            shrink = one
+        shrink = one if total <= one else one / np.sqrt(total)
+        reads[b, 0, 0] *= shrink
+        for c in range(e.shape[1]):
+            for r in range(e.shape[2]):
+                if c + r > 0:  # else it was read while it was written
+                    _address(asked if r > 0 else n[b, c], e[b, c, r], address)
+                    _read(memory[b], shrink, address, reads[b, c, r])
+                    shrink = one
+                _normalise(reads[b, c, r], asked)
         if shrink != one:  # a single read, which had no pass to scale in
             memory[b] *= shrink
 

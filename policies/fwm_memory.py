@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
 
 class Query(NamedTuple):
-    """What a step asks for: the first key n [..., d] of the chain, its partners e [..., N, d]."""
+    """What a step asks for: the first key n [..., C, d] of each chain, its partners e [..., C, N, d]."""
 
     n: Tensor
     e: Tensor
@@ -42,6 +42,16 @@ def address(key1: Tensor, key2: Tensor, key: str) -> Tensor:
     return (key1[..., :, None] * key2[..., None, :]).flatten(-2)
 
 
+def normalise(reads: Tensor) -> Tensor:
+    """The layer norm of what was read [..., d] (Eqs. 7 and 8)."""
+    return F.layer_norm(reads, reads.shape[-1:], eps=LAYER_NORM_EPS)
+
+
+def spread(reads: Tensor) -> Tensor:
+    """What `normalise` divides by, as its decimal logarithm [...]: far below 0 where nothing was found."""
+    return 0.5 * (reads.var(-1, correction=0) + LAYER_NORM_EPS).log10()
+
+
 def step(
     memory: Tensor, entry: Entry, query: Query, key: str, donate: bool = False
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -49,7 +59,8 @@ def step(
 
     Args:    memory [B, d, a]; entry and query with leading [B]; key: how two keys address the memory;
              donate: the new memory may take the place of the old one.
-    Returns: what each read of the chain gave [B, N, d], the new memory [B, d, a], diagnostics [B].
+    Returns: what each read of each chain found [B, C, N, d], before it is normalised; the new memory [B, d, a];
+             diagnostics [B].
     """
     if key == "tensor" and rows.acts(memory, *entry, *query):
         memory = memory.contiguous() if donate else memory.clone(memory_format=torch.contiguous_format)
@@ -62,12 +73,11 @@ def step(
     memory = memory * square.clamp(min=1).rsqrt()[:, None, None]  # Eq. 4; no division by zero in its gradient
 
     n, reads = query.n, []
-    for e in query.e.unbind(1):
-        n = (memory @ address(n, e, key)[..., None])[..., 0]
-        n = F.layer_norm(n, n.shape[-1:], eps=LAYER_NORM_EPS)  # Eqs. 7 and 8
-        reads.append(n)
+    for e in query.e.unbind(2):
+        reads.append(address(n, e, key) @ memory.transpose(1, 2))
+        n = normalise(reads[-1])
     diagnosed = {"write_strength": entry.rate * written.square().sum(1), "memory_norm": square.sqrt()}
-    return torch.stack(reads, 1), memory, diagnosed
+    return torch.stack(reads, 2), memory, diagnosed
 
 
 def sequence(
@@ -76,7 +86,8 @@ def sequence(
     """The same function over a sequence, the memory being empty at episode starts.
 
     Args:    memory [B, d, a] before the first step; entry and query with leading [T, B]; starts bool [T, B] or None.
-    Returns: what each read of the chain gave [T, B, N, d], the last memory [B, d, a], diagnostics [T, B].
+    Returns: what each read of each chain found [T, B, C, N, d], before it is normalised; the last memory [B, d, a];
+             diagnostics [T, B].
     """
     if starts is None:
         starts = torch.zeros_like(entry.rate, dtype=torch.bool)
@@ -107,12 +118,12 @@ def _dual(memory, entry, query, starts, key):
     apart = ~(episode[:, :, None] == episode[:, None, :]).tril()  # unless s <= t in one episode
 
     def products(k1, k2):
-        """<address(k1, k2)_t, written address_s>, [B, T, T]."""
+        """<address(k1, k2)_r, written address_s>, [B, R, T]."""
         scores = k1 @ key1.transpose(1, 2), k2 @ key2.transpose(1, 2)
         return scores[0] * scores[1] if key == "tensor" else scores[0] + scores[1]
 
     def carried_read(k1, k2):
-        """F_0 address(k1, k2), [B, T, d]."""
+        """F_0 address(k1, k2), [B, R, d]."""
         return address(k1, k2, key) @ memory.transpose(1, 2)
 
     # masks select, as products would let the NaN of one episode into the next
@@ -123,13 +134,16 @@ def _dual(memory, entry, query, starts, key):
 
     log_before = F.pad(log_scale[:, :-1], (1, 0)).masked_fill(starts.T, 0)
     surviving = torch.exp((log_before[:, None, :] - log_scale[:, :, None]).masked_fill(apart, -torch.inf))  # [B, t, s]
-    n, reads = query.n.transpose(0, 1), []
-    for partner in query.e.transpose(0, 1).unbind(2):
-        read = (products(n, partner) * surviving).masked_fill(apart, 0) @ written
+    chains = query.n.shape[2], query.n.shape[0]
+    n, reads = query.n.permute(1, 2, 0, 3).flatten(1, 2), []  # [B, C T, d]
+    for partner in query.e.permute(3, 1, 2, 0, 4).flatten(2, 3):
+        scores = products(n, partner).unflatten(1, chains) * surviving[:, None]
+        read = scores.masked_fill(apart[:, None], 0).flatten(1, 2) @ written
         if reaches_back:
-            read = read + (torch.exp(-log_scale)[..., None] * carried_read(n, partner)).masked_fill(gone, 0)
-        n = F.layer_norm(read, value.shape[-1:], eps=LAYER_NORM_EPS)
-        reads.append(n)
+            carried = torch.exp(-log_scale)[:, None, :, None] * carried_read(n, partner).unflatten(1, chains)
+            read = read + carried.masked_fill(gone[:, None], 0).flatten(1, 2)
+        reads.append(read)
+        n = normalise(read)
 
     first = int((~apart[:, -1]).any(0).int().argmax()) if apart.device.type == "cpu" else 0  # earlier writes are gone
     left = (surviving[:, -1, :, None] * written)[:, first:]
@@ -139,7 +153,7 @@ def _dual(memory, entry, query, starts, key):
         new = new + (torch.exp(-log_scale[:, -1])[:, None, None] * memory).masked_fill(gone[:, -1, None], 0)
     square = square.clamp(min=0)  # of an erased memory, rounding may leave it below
     diagnosed = {"write_strength": (rate * gram.diagonal(dim1=1, dim2=2)).T, "memory_norm": square.sqrt().T}
-    return torch.stack(reads, 2).transpose(0, 1), new, diagnosed
+    return torch.stack(reads, 2).unflatten(1, chains).permute(2, 0, 1, 3, 4), new, diagnosed
 
 
 class _Writes(torch.autograd.Function):

@@ -48,6 +48,7 @@ FWP_SIZES = {"hidden_size": 4, "num_heads": 2, "ff_size": 6}
 SMALL |= {type(CORES[name]): FWP_SIZES for name in FWP_NAMES}
 
 CASES = [(name, {}) for name in CORES] + [("fwm", {"key": "concat"}), ("fwm", {"write_scale": 3.0, "residual": False})]
+CASES += [("fwm", {"num_chains": 2, "readout_size": 5})]
 CASES += [
     ("delta-delta-net", {"slow_base": True}),
     ("rmc", {"gate": "unit", "num_blocks": 2, "attention_scale": "qkv"}),

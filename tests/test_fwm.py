@@ -41,8 +41,8 @@ def random_entry(steps=(), width=4, scale=1.0):
     return Entry(*keys, torch.rand(*steps, 3, dtype=torch.float64))
 
 
-def random_query(steps=(), width=4, num_reads=2):
-    n, e = torch.randn(*steps, 3, width).double(), torch.randn(*steps, 3, num_reads, width).double()
+def random_query(width=4, num_chains=2, num_reads=2):
+    n, e = torch.randn(3, num_chains, width).double(), torch.randn(3, num_chains, num_reads, width).double()
     return Query(n.tanh(), e.tanh())
 
 
@@ -52,7 +52,7 @@ def random_query(steps=(), width=4, num_reads=2):
 def literal(core, xs, state):
     """The paper's equations for a sequence of one row; the memory is [k1, k2, v] or, of concatenated keys, [k, v]."""
     config, (h, c, memory) = core.config, (leaf[0] for leaf in state)
-    l, d, N = config.hidden_size, config.memory_size, config.num_reads
+    l, d, C, N = config.hidden_size, config.memory_size, config.num_chains, config.num_reads
     tensor_keys = config.key == "tensor"
     write_bias, read_bias, output_bias = (
         module.bias if config.bias else torch.zeros(len(module.weight)).double()
@@ -86,20 +86,25 @@ def literal(core, xs, state):
         if memory.norm() > 1:
             memory = memory / memory.norm()
 
-        n, *e = (core.read.weight @ h + read_bias).split(d)
-        n = n.tanh() if config.query_activation == "tanh" else n
-        seen = [h]
-        for partner in e:
-            n = lookup(n, partner if config.query_activation == "none" else partner.tanh())
-            n = (n - n.mean()) / (n.var(correction=0) + 1e-5).sqrt()
-            seen.append(n)
-        assert len(e) == N
-        y = core.output.weight @ n + output_bias
+        asked, reads, spreads, last_reads = (core.read.weight @ h + read_bias).split(d), [], [], []
+        assert len(asked) == C * (1 + N)
+        for chain in range(C):
+            n, *e = asked[chain * (1 + N) : (chain + 1) * (1 + N)]
+            n = n.tanh() if config.query_activation == "tanh" else n
+            for partner in e:
+                n = lookup(n, partner if config.query_activation == "none" else partner.tanh())
+                spread = (n.var(correction=0) + 1e-5).sqrt()
+                n = (n - n.mean()) / spread
+                reads.append(n)
+                spreads.append(spread.log10()[None])
+            last_reads.append(n)
+        y = core.output.weight @ torch.cat(last_reads) + output_bias
         if config.residual:
             y = h + y
         if config.readout_size is not None:
             first, _, second = core.readout
-            y = y + second.weight @ (first.weight @ torch.cat(seen) + first.bias).clamp(min=0) + second.bias
+            seen = torch.cat([h, *reads, *spreads])
+            y = y + second.weight @ (first.weight @ seen + first.bias).clamp(min=0) + second.bias
         ys.append(y)
     return torch.stack(ys)[:, None], (h[None], c[None], memory.reshape(-1, d).T[None])
 
@@ -111,6 +116,9 @@ def literal(core, xs, state):
         ("fwm", {"num_reads": 1}),
         ("fwm", {"num_reads": 2, "residual": False}),
         ("fwm", {"num_reads": 5, "readout_size": 7}),
+        ("fwm", {"num_chains": 3}),
+        ("fwm", {"num_chains": 2, "num_reads": 2, "readout_size": 7, "key": "concat"}),
+        ("fwm", {"num_chains": 2, "num_reads": 1, "readout_size": 7, "query_activation": "none"}),
         ("fwm", {"write_scale": 2.0}),
         ("fwm", {"key": "concat"}),
         ("fwm", {"key": "concat", "num_reads": 1, "write_scale": 1.0, "query_activation": "none", "bias": False}),
@@ -258,7 +266,7 @@ def test_capacity(form, d):
     values = torch.randn(d * d, d).double()
     values /= 1.01 * values.norm()  # all of them together have norm < 1, so that none is ever scaled down
     entries = Entry(key1[first][:, None], key2[second][:, None], values[:, None], torch.ones(d * d, 1).double())
-    queries = Query(torch.zeros(d * d, 1, d).double(), torch.zeros(d * d, 1, 1, d).double())
+    queries = Query(torch.zeros(d * d, 1, 1, d).double(), torch.zeros(d * d, 1, 1, 1, d).double())
     memory = torch.zeros(1, d, d * d).double()
     if form == "sequence":
         _, memory, _ = fwm_memory.sequence(memory, entries, queries, None, "tensor")
@@ -276,7 +284,7 @@ def test_an_erased_memory_has_norm_zero():
     keys = F.normalize(torch.randn(2, 1, 100, 4).double(), dim=-1).expand(2, 2, 100, 4)
     values = torch.stack([0.5 * torch.randn(100, 4).double().tanh(), torch.zeros(100, 4).double()])
     entries = Entry(*keys, values, torch.ones(2, 100).double())
-    queries = Query(torch.zeros(2, 100, 4).double(), torch.zeros(2, 100, 1, 4).double())
+    queries = Query(torch.zeros(2, 100, 1, 4).double(), torch.zeros(2, 100, 1, 1, 4).double())
     _, memory, report = fwm_memory.sequence(torch.zeros(100, 4, 16).double(), entries, queries, None, "tensor")
     assert_close(report["memory_norm"][0], values[0].norm(dim=1))
     assert_close(report["memory_norm"][1], torch.zeros(100).double(), rtol=0, atol=1e-7)
@@ -357,6 +365,33 @@ def test_writes_that_overshoot_do_not_overflow():
         assert (gradient - other).abs().max() <= 1e-2 * other.abs().max()
 
 
+def test_reads_are_reported_chain_by_chain():
+    core = fwm(num_chains=2, num_reads=2)
+    xs, state = random_inputs(core)
+    _, last, report = core(xs, state, None, ("read_n", "read_e"))
+    asked = core.read(last.h).tanh().unflatten(-1, (2, 3, -1))
+    assert_close(report["read_n"][-1, :, ::2], asked[:, :, 0])
+    assert_close(report["read_e"][-1], asked[:, :, 1:].flatten(1, 2))
+    for first in (0, 2):
+        address = fwm_memory.address(report["read_n"][-1, :, first], report["read_e"][-1, :, first], "tensor")
+        found = torch.einsum("bma,ba->bm", last.memory, address)
+        assert_close(report["read_n"][-1, :, first + 1], F.layer_norm(found, found.shape[-1:]))
+
+
+def test_a_readout_can_tell_what_was_never_written():
+    """Normalised, a read of next to nothing is as large as any; its spread is not."""
+    torch.manual_seed(0)
+    keys = torch.linalg.qr(torch.randn(8, 8).double()).Q[:, None]  # [8, 1, d], orthonormal
+    memory, query = torch.zeros(1, 8, 64).double(), Query(keys[None, 0], 1e-3 * keys[None, 0, None])
+    entry = Entry(keys[0], keys[1], keys[2], torch.ones(1).double())
+    _, memory, _ = fwm_memory.step(memory, entry, query, "tensor")
+    asked = Query(keys[None, 0].expand(1, 3, 8), keys[[1, 2, 0]][None])  # the pair that was written, and two others
+    reads, _, _ = fwm_memory.step(memory, entry, asked, "tensor")
+    spread = fwm_memory.spread(reads)[0, :, 0]
+    assert spread[0].item() == pytest.approx(np.log10(keys[2].std(correction=0).item()), abs=1e-4)
+    assert_close(spread[1:], torch.full((2,), -2.5).double(), rtol=0, atol=1e-6)
+
+
 def test_reports_are_what_was_written_and_asked():
     core = fwm(write_scale=3.0)
     xs, state = random_inputs(core)
@@ -410,7 +445,7 @@ def test_wrong_choices(choices, message):
 # --- the fused step -------------------------------------------------------------------------------------------------
 
 
-def random_step(batch_size, d, num_reads, strided=False):
+def random_step(batch_size, d, num_chains, num_reads, strided=False):
     """Arguments of a step in float32, after others that have filled the memory."""
     torch.manual_seed(0)
     keys = torch.randn(batch_size, 3 * d).tanh().split(d, dim=1)
@@ -418,16 +453,17 @@ def random_step(batch_size, d, num_reads, strided=False):
         keys = [key.contiguous() for key in keys]
     memory = torch.randn(batch_size, d, d * d)
     memory *= torch.linspace(0, 1.5, batch_size)[:, None, None] / memory.flatten(1).norm(dim=1)[:, None, None]
-    query = Query(torch.randn(batch_size, d).tanh(), torch.randn(batch_size, num_reads, d))
+    query = Query(torch.randn(batch_size, num_chains, d).tanh(), torch.randn(batch_size, num_chains, num_reads, d))
     return memory, Entry(*keys, torch.rand(batch_size)), query
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "d", "num_reads", "strided"), [(7, 4, 3, True), (1, 5, 1, False), (3, 16, 2, False)]
+    ("batch_size", "d", "num_chains", "num_reads", "strided"),
+    [(7, 4, 1, 3, True), (1, 5, 1, 1, False), (3, 16, 2, 2, False), (5, 4, 3, 1, True)],
 )
-def test_fused_step(batch_size, d, num_reads, strided):
+def test_fused_step(batch_size, d, num_chains, num_reads, strided):
     """Equal to the literal one, which computes where gradients may be wanted, and in place if the memory is donated."""
-    memory, entry, query = random_step(batch_size, d, num_reads, strided)
+    memory, entry, query = random_step(batch_size, d, num_chains, num_reads, strided)
     read, after, diagnosed = fwm_memory.step(memory, entry, query, "tensor", donate=True)
     assert after is not memory
     before = memory.clone()
@@ -456,7 +492,7 @@ def test_fused_acting():
 
 
 def test_fused_step_keeps_nan_to_its_row():
-    memory, entry, query = random_step(4, 4, 2)
+    memory, entry, query = random_step(4, 4, 2, 2)
     with torch.no_grad():
         expected, after, _ = fwm_memory.step(memory, entry, query, "tensor")
         memory[2, 1, 3] = torch.nan

@@ -336,6 +336,51 @@ def test_rmsprop_by_hand():
             torch.testing.assert_close(updated.detach(), p)
 
 
+def test_muon_levels_the_singular_values_of_matrices():
+    """A step moves a matrix along its gradient's singular vectors, about as far along each; the rest as AdamW does."""
+    policy = make_policy()
+    before = [p.detach().clone() for p in policy.parameters()]
+    optim = OptimConfig("muon", learning_rate=0.01, epsilon=1e-8, weight_decay=0.5)
+    Learner(policy, A2C(), optim).update(make_rollout(policy))
+    for p, old in zip(policy.parameters(), before, strict=True):
+        moved = (1 - 0.01 * 0.5) * old - p.detach()
+        if p.dim() != 2:
+            torch.testing.assert_close(moved, 0.01 * p.grad.sign(), rtol=1e-3, atol=1e-6)
+            continue
+        scale = 0.01 * 0.2 * max(p.shape) ** 0.5  # as large as a step of AdamW
+        u, s, v = torch.linalg.svd(p.grad, full_matrices=False)
+        along = (u.T @ (moved / scale) @ v.T).diagonal()
+        large = s > 0.02 * s[0]  # five iterations in half precision lift the larger ones
+        assert large.any()
+        assert ((along > 0.4) & (along < 1.4))[large].all()
+
+
+@pytest.mark.parametrize("left_out", [0, 2])
+def test_muon_goes_on_from_its_state(left_out):
+    """Of modules with matrices alone as of others."""
+    torch.manual_seed(0)
+    weights = [torch.randn(3, 4), torch.randn(5, 2), torch.randn(4), torch.randn(2, 3, 2)][: 4 - left_out]
+    ones, others = ([torch.nn.Parameter(w.clone()) for w in weights] for _ in range(2))
+    first, second = (OptimConfig("muon", 0.1).build(parameters) for parameters in (ones, others))
+
+    def step(optimizer, parameters, seed):
+        torch.manual_seed(seed)
+        for p in parameters:
+            p.grad = torch.randn_like(p)
+        optimizer.step()
+
+    step(first, ones, 1)
+    step(second, others, 1)
+    resumed = OptimConfig("muon", 0.1).build(others)
+    resumed.load_state_dict(second.state_dict())
+    step(first, ones, 2)
+    step(resumed, others, 2)
+    for p, q in zip(ones, others, strict=True):
+        assert torch.equal(p, q)
+    resumed.zero_grad()
+    assert all(p.grad is None for p in others)
+
+
 def test_the_gradient_is_clipped_as_a_whole():
     norms = {}
     for limit in (None, 1e3, 1e-3):
