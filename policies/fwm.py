@@ -136,7 +136,7 @@ class FWM(Core):
         if self.config.residual:
             ys = hidden + ys
         if self.readout is not None:
-            seen = hidden, normal.flatten(-3), fwm_memory.spread(reads).flatten(-2)
+            seen = hidden, normal.flatten(-3), fwm_memory.magnitude(reads).flatten(-2)
             ys = ys + self.readout(torch.cat(seen, dim=-1))
         return ys
 

@@ -47,9 +47,9 @@ def normalise(reads: Tensor) -> Tensor:
     return F.layer_norm(reads, reads.shape[-1:], eps=LAYER_NORM_EPS)
 
 
-def spread(reads: Tensor) -> Tensor:
-    """What `normalise` divides by, as its decimal logarithm [...]: far below 0 where nothing was found."""
-    return 0.5 * (reads.var(-1, correction=0) + LAYER_NORM_EPS).log10()
+def magnitude(reads: Tensor) -> Tensor:
+    """Decimal logarithm of their root mean square [...], about -2.5 where nothing was found; `normalise` hides it."""
+    return 0.5 * (torch.linalg.vecdot(reads, reads) / reads.shape[-1] + LAYER_NORM_EPS).log10()
 
 
 def step(

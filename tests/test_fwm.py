@@ -86,24 +86,23 @@ def literal(core, xs, state):
         if memory.norm() > 1:
             memory = memory / memory.norm()
 
-        asked, reads, spreads, last_reads = (core.read.weight @ h + read_bias).split(d), [], [], []
+        asked, reads, magnitudes, last_reads = (core.read.weight @ h + read_bias).split(d), [], [], []
         assert len(asked) == C * (1 + N)
         for chain in range(C):
             n, *e = asked[chain * (1 + N) : (chain + 1) * (1 + N)]
             n = n.tanh() if config.query_activation == "tanh" else n
             for partner in e:
                 n = lookup(n, partner if config.query_activation == "none" else partner.tanh())
-                spread = (n.var(correction=0) + 1e-5).sqrt()
-                n = (n - n.mean()) / spread
+                magnitudes.append((n.square().mean() + 1e-5).sqrt().log10()[None])
+                n = (n - n.mean()) / (n.var(correction=0) + 1e-5).sqrt()
                 reads.append(n)
-                spreads.append(spread.log10()[None])
             last_reads.append(n)
         y = core.output.weight @ torch.cat(last_reads) + output_bias
         if config.residual:
             y = h + y
         if config.readout_size is not None:
             first, _, second = core.readout
-            seen = torch.cat([h, *reads, *spreads])
+            seen = torch.cat([h, *reads, *magnitudes])
             y = y + second.weight @ (first.weight @ seen + first.bias).clamp(min=0) + second.bias
         ys.append(y)
     return torch.stack(ys)[:, None], (h[None], c[None], memory.reshape(-1, d).T[None])
@@ -379,7 +378,7 @@ def test_reads_are_reported_chain_by_chain():
 
 
 def test_a_readout_can_tell_what_was_never_written():
-    """Normalised, a read of next to nothing is as large as any; its spread is not."""
+    """Normalised, a read of next to nothing is as large as any; its magnitude shows."""
     torch.manual_seed(0)
     keys = torch.linalg.qr(torch.randn(8, 8).double()).Q[:, None]  # [8, 1, d], orthonormal
     memory, query = torch.zeros(1, 8, 64).double(), Query(keys[None, 0], 1e-3 * keys[None, 0, None])
@@ -387,9 +386,9 @@ def test_a_readout_can_tell_what_was_never_written():
     _, memory, _ = fwm_memory.step(memory, entry, query, "tensor")
     asked = Query(keys[None, 0].expand(1, 3, 8), keys[[1, 2, 0]][None])  # the pair that was written, and two others
     reads, _, _ = fwm_memory.step(memory, entry, asked, "tensor")
-    spread = fwm_memory.spread(reads)[0, :, 0]
-    assert spread[0].item() == pytest.approx(np.log10(keys[2].std(correction=0).item()), abs=1e-4)
-    assert_close(spread[1:], torch.full((2,), -2.5).double(), rtol=0, atol=1e-6)
+    magnitude = fwm_memory.magnitude(reads)[0, :, 0]
+    assert magnitude[0].item() == pytest.approx(np.log10(8**-0.5), abs=1e-4)
+    assert_close(magnitude[1:], torch.full((2,), -2.5).double(), rtol=0, atol=1e-6)
 
 
 def test_reports_are_what_was_written_and_asked():
