@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -28,29 +29,30 @@ def taught(episode: Episode, step: int) -> str:
 
 
 def draw(run: str, path: Path, number: int) -> None:
-    """Draw the maps of the chain's reads, each of which asks with what the one before found, in held-out episode
-    `number`."""
+    """Draw the maps of all reads in held-out episode `number`: a row of panels is a chain, in which each read asks with
+    what the one before found."""
     judged = eval_rl.Judged.load(run, "test")
     episode, memory = eval_rl.recall(judged, argparse.Namespace(episode=number, seed=0, greedy=False))
     if "query_key" not in memory.maps or not episode.scenes:
         raise RunError(f"{run} is of {judged.config.env.name} and {judged.config.title}, not of graph-pomdp and fwm")
     found = memory.maps["query_key"]
-    num_reads = found.values.shape[1]
-    canvas, panels = plt.subplots(
-        1, num_reads, figsize=(2 + 5 * num_reads, 5.8), layout="constrained", sharey=True, squeeze=False
-    )
+    _, *counts, _ = found.values.shape
+    num_chains, num_reads = counts
+    size = 2 + 5 * num_reads, 0.6 + 5.2 * num_chains
+    canvas, panels = plt.subplots(*counts, figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False)
     steps = range(len(episode))
     asks = [f"in {scene['agent']}, goal {scene['goal']}" for scene in episode.scenes[:-1]]
-    for read, axes in enumerate(panels[0]):
-        cells = found.at(read=read).values
+    for (chain, read), axes in np.ndenumerate(panels):
+        cells = found.at(chain=chain, read=read).values
         most = abs(cells).max()
         image = axes.imshow(cells, cmap="PuOr", vmin=-most, vmax=most)
         axes.set_xticks(steps, [taught(episode, step) for step in steps], rotation=90, fontsize=7)
         axes.set_yticks(steps, asks, fontsize=7)
-        axes.set(title=f"read {read + 1} of {num_reads}", xlabel="step that was written, and the edge it taught")
+        axes.set_title(f"read {read + 1} of {num_reads}" + (f", chain {chain + 1}" if num_chains > 1 else ""))
         axes.spines[:].set_visible(False)
         canvas.colorbar(image, shrink=0.6)
-    panels[0, 0].set_ylabel("step that reads, and where the agent is")
+    canvas.supxlabel("step that was written, and the edge it taught")
+    canvas.supylabel("step that reads, and where the agent is")
     canvas.suptitle(found.meaning)
     canvas.savefig(path, dpi=110)
     plt.close(canvas)

@@ -95,7 +95,7 @@ def _of_fwm(core: FWM, report, episode_starts=None, row=0) -> dict[str, Map]:
     after = log.cumsum(0)
     before = after - log
     rate = core.config.scale * beta
-    query_key = matches(n, e).transpose(0, 1).where(seen, 0)  # [N, T, T]
+    query_key = matches(n, e).movedim(0, -2).where(seen, 0)  # [C, N, T, T]
     surviving = (query_key * rate * torch.exp(before - after[:, None])).where(seen, 0)
     standing = matches(key1, key2) * rate * torch.exp(before - before[:, None])
     found = {
@@ -103,7 +103,8 @@ def _of_fwm(core: FWM, report, episode_starts=None, row=0) -> dict[str, Map]:
         "surviving": (surviving, "the same times what is left of that write: the share of its change in the read"),
         "attention": (_of_values(surviving, standing, seen), "share of a past value in a read"),
     }
-    return {name: _map(x.transpose(0, 1), ("step", "read", "past"), meaning) for name, (x, meaning) in found.items()}
+    axes = "step", "chain", "read", "past"
+    return {name: _map(x.movedim(-2, 0), axes, meaning) for name, (x, meaning) in found.items()}
 
 
 @memory_maps.register

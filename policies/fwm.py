@@ -74,8 +74,8 @@ class FWM(Core):
         memory: Tensor  # F, [B, d, d * d]: value index, then the two key indices; concatenated keys: [B, d, 2 d]
 
     diagnostics = ("key1", "key2", "read_n", "read_e", "beta", "write_strength", "memory_norm")
-    """[T, B, d] twice, [T, B, C N, d] twice, chain by chain, then [T, B] thrice: beta, s beta |k|^2, and |F'| before it
-    is bounded by 1. The products <k1, n><k2, e> over earlier steps are the maps of Fig. 3."""
+    """[T, B, d] twice, [T, B, C, N, d] twice, then [T, B] thrice: beta, s beta |k|^2, and |F'| before it is bounded by
+    1. The products <k1, n><k2, e> over earlier steps are the maps of Fig. 3."""
 
     def __init__(self, input_size: int, config: Config):
         super().__init__()
@@ -145,5 +145,5 @@ class FWM(Core):
             return {}
         asked = torch.cat([query.n[..., None, :], fwm_memory.normalise(reads[..., :-1, :])], dim=-2)
         diagnosed |= {"key1": entry.key1, "key2": entry.key2, "beta": entry.rate / self.config.scale}
-        diagnosed |= {"read_n": asked.flatten(-3, -2), "read_e": query.e.flatten(-3, -2)}
+        diagnosed |= {"read_n": asked, "read_e": query.e}
         return {name: diagnosed[name].detach() for name in report}

@@ -16,7 +16,7 @@ from engram.policies.figures import Map, memory_maps
 T, B, D = 7, 3, 4
 FWP = {"hidden_size": 6, "num_heads": 2, "ff_size": 5}
 CASES = {
-    "fwm": {"hidden_size": 5, "memory_size": 3, "num_reads": 2},
+    "fwm": {"hidden_size": 5, "memory_size": 3, "num_chains": 2, "num_reads": 2},
     "mnm": {"hidden_size": 5, "output_size": 3, "memory_size": 4, "num_heads": 2},
     "rmc": {"num_slots": 3, "head_size": 3, "num_heads": 2, "num_blocks": 2, "input_rows": 2},
     "stm": {"memory_size": 4, "slots": 2, "relation_size": 3, "read_size": 3, "mlp_size": 5, "output_size": 3},
@@ -86,15 +86,15 @@ def test_fwm(key, write_scale, starts):
     for b in range(B):
         maps = memory_maps(core, report, starts, b)
         assert list(maps) == ["query_key", "surviving", "attention"]
-        assert all(found.axes == ("step", "read", "past") for found in maps.values())
+        assert all(found.axes == ("step", "chain", "read", "past") for found in maps.values())
         written = fwm_memory.address(key1[:, b], key2[:, b], key)
         changes = torch.stack([values[t, b] - befores[t].memory[b] @ written[t] for t in range(T)])
         for t in range(T):
             begin = max([0, *starts[: t + 1, b].nonzero()[:, 0].tolist()])
-            for i in range(core.config.num_reads):
-                asked = fwm_memory.address(report["read_n"][t, b, i], report["read_e"][t, b, i], key)
+            for c, i in np.ndindex(core.config.num_chains, core.config.num_reads):
+                asked = fwm_memory.address(report["read_n"][t, b, c, i], report["read_e"][t, b, c, i], key)
                 read = (afters[t].memory[b] @ asked).numpy()
-                cell = {name: found.at(step=t, read=i).values for name, found in maps.items()}
+                cell = {name: found.at(step=t, chain=c, read=i).values for name, found in maps.items()}
                 assert_allclose(cell["attention"] @ values[:, b].numpy(), read, rtol=1e-9, atol=1e-11)
                 assert_allclose(cell["surviving"] @ changes.numpy(), read, rtol=1e-9, atol=1e-11)
                 for s in range(T):

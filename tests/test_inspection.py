@@ -196,7 +196,7 @@ def test_a_long_sentence_keeps_its_end(tmp_path, monkeypatch):
     assert (end["steps"], end["left_out"], end["words"]) == (10, cut, whole["words"][-10:])
     assert end["answers"] == [answer | {"step": answer["step"] - cut} for answer in whole["answers"]]
     for name, found in end["maps"].items():
-        np.testing.assert_array_equal(found["values"], whole["maps"][name]["values"][-10:, :, -10:])
+        np.testing.assert_array_equal(found["values"], whole["maps"][name]["values"][-10:, ..., -10:])
     for name, found in end["traces"].items():
         np.testing.assert_array_equal(found["mean"], whole["traces"][name]["mean"][-10:])
 

@@ -4,6 +4,7 @@
 const WORDS = {
   step: "step that reads",
   past: "step that was written",
+  chain: "chain",
   read: "read",
   layer: "layer",
   head: "head",
