@@ -392,7 +392,6 @@ def test_maps_are_those_of_the_core(page, folder):
     judged = eval_rl.Judged.load(str(folder / "fwm-s0"), "test")
     _, memory = eval_rl.recall(judged, args)
     for name, found in memory.maps.items():
-        found = found.at(chain=0)  # the only one, an axis that is not shown
         choose(page, name, "#memory")
         lines = saved(page, f"map-{name}")
         assert len(lines) == found.values.size
@@ -400,9 +399,10 @@ def test_maps_are_those_of_the_core(page, folder):
         for line in lines[:: 1 + len(lines) // 200]:
             cell = found.values[tuple(int(line[axis]) for axis in found.axes)]
             assert float(line["value"]) == pytest.approx(cell, abs=step)
-    choose(page, "mean", "#memory")
-    mean = found.mean("read").values
-    np.testing.assert_allclose(chart(page, "map", "node.data[0].z"), mean, atol=2 * step)
+    last = found.at(read=found.values.shape[2] - 1)  # shown at first, as the mean over chains
+    for chosen, expected in ((1, last.at(chain=1)), ("mean", last.mean("chain"))):
+        choose(page, chosen, "#memory fieldset:nth-of-type(2)")  # behind the choice of a map
+        np.testing.assert_allclose(chart(page, "map", "node.data[0].z"), expected.values, atol=2 * step)
     choose(page, "query_key", "#memory")
 
 
@@ -503,7 +503,8 @@ def test_on_paper_it_is_light_and_fits(page):
 def test_a_planted_association_is_the_bright_cell(browser, folder, tmp_path):
     """An FWM made by hand, whose keys and queries are the state it is in: each step reads the visits of that state."""
     run = tmp_path / "planted"
-    flags = f"{SMALL} --core fwm --core.hidden-size 5 --core.memory-size 5 --core.num-reads 1 --folder {run}"
+    sizes = "--core.hidden-size 5 --core.memory-size 5 --core.num-reads 1 --core.num-chains 1"
+    flags = f"{SMALL} --core fwm {sizes} --folder {run}"
     assert train_rl.main(flags.split()) == 0
     (path,) = sorted((run / "checkpoints").glob("*.pt"))[-1:]
     content = checkpoint.load(path)
