@@ -36,10 +36,11 @@ def draw(run: str, path: Path, number: int) -> None:
     if "query_key" not in memory.maps or not episode.scenes:
         raise RunError(f"{run} is of {judged.config.env.name} and {judged.config.title}, not of graph-pomdp and fwm")
     found = memory.maps["query_key"]
-    _, *counts, _ = found.values.shape
-    num_chains, num_reads = counts
+    _, num_chains, num_reads, _ = found.values.shape
     size = 2 + 5 * num_reads, 0.6 + 5.2 * num_chains
-    canvas, panels = plt.subplots(*counts, figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False)
+    canvas, panels = plt.subplots(
+        num_chains, num_reads, figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False
+    )
     steps = range(len(episode))
     asks = [f"in {scene['agent']}, goal {scene['goal']}" for scene in episode.scenes[:-1]]
     for (chain, read), axes in np.ndenumerate(panels):

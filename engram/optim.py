@@ -12,66 +12,12 @@ from engram import ranks
 from engram.flags import Flags
 
 
-@dataclass(frozen=True)
-class OptimConfig(Flags):
-    section: ClassVar[str] = "optim"
-    optimizer: Literal["adam", "muon", "rmsprop", "sgd"] = "adam"
-    """muon: orthogonalised momentum for matrices, and AdamW for all other weights, at the same learning rate"""
-    learning_rate: float = 7e-4
-    """at the first update"""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """how the learning rate falls over the run; linear and cosine end at final_fraction"""
-    final_fraction: float = 0.0
-    """learning rate of the last update, as a fraction of the first"""
-    epsilon: float = 1e-5
-    """added to the root of the squared-gradient average"""
-    beta2: float = 0.999
-    """decay of the squared-gradient average of Adam, or of the AdamW beside Muon"""
-    alpha: float = 0.99
-    """decay of RMSprop's squared-gradient average"""
-    momentum: float = 0.0
-    """of RMSprop and SGD"""
-    weight_decay: float = 0.0
-    """times the weights, added to their gradient; with muon times the learning rate, taken from them"""
-    max_grad_norm: float | None = None
-    """norm to which the gradient of all parameters is clipped; None for no clipping"""
-    max_grad_value: float | None = None
-    """size to which each entry of the gradient is clipped; None for no clipping"""
-
-    def __post_init__(self):
-        self.require(0 < self.learning_rate < math.inf, "learning_rate", "above 0 and finite")
-        self.require(self.epsilon >= 0, "epsilon", "at least 0")
-        self.require(0 <= self.final_fraction <= 1, "final_fraction", "between 0 and 1")
-        for name in ("beta2", "alpha", "momentum"):
-            self.require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
-        self.require(self.weight_decay >= 0, "weight_decay", "at least 0")
-        for name in ("max_grad_norm", "max_grad_value"):
-            limit = getattr(self, name)
-            self.require(limit is None or limit > 0, name, "above 0, or None")
-
-    def build(self, parameters: Iterable[nn.Parameter]) -> "torch.optim.Optimizer | MuonAdamW":
-        rate, decay = self.learning_rate, self.weight_decay
-        if self.optimizer == "adam":
-            return torch.optim.Adam(parameters, rate, (0.9, self.beta2), self.epsilon, decay)
-        if self.optimizer == "muon":
-            return MuonAdamW(parameters, rate, (0.9, self.beta2), self.epsilon, decay)
-        if self.optimizer == "sgd":
-            return torch.optim.SGD(parameters, rate, self.momentum, weight_decay=decay)
-        return torch.optim.RMSprop(parameters, rate, self.alpha, self.epsilon, decay, self.momentum)
-
-    def learning_rate_at(self, progress: float) -> float:
-        """The learning rate after a fraction `progress` of the run."""
-        left = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
-        fraction = self.final_fraction if self.schedule != "constant" else 0.0
-        return self.learning_rate * (fraction + (1 - fraction) * left[self.schedule])
-
-
 class MuonAdamW:
     """Muon for matrices and AdamW for all other parameters, behind what is used here of a torch.optim.Optimizer.
 
     Muon (Jordan et al. 2024) moves a matrix by its momentum with all singular values set to about 1, so that what only
     few steps ask for is learned as fast as what most do; scaled as by Liu et al. 2025, it takes the learning rates of
-    AdamW.
+    AdamW. Unlike there, heads and embeddings are among the matrices, and kernels of convolutions among the others.
     """
 
     def __init__(
@@ -112,6 +58,60 @@ class MuonAdamW:
             part.load_state_dict(saved)
 
 
+@dataclass(frozen=True)
+class OptimConfig(Flags):
+    section: ClassVar[str] = "optim"
+    optimizer: Literal["adam", "muon", "rmsprop", "sgd"] = "adam"
+    """muon: orthogonalised momentum for matrices, and AdamW for all other weights, at the same learning rate"""
+    learning_rate: float = 7e-4
+    """at the first update"""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """how the learning rate falls over the run; linear and cosine end at final_fraction"""
+    final_fraction: float = 0.0
+    """learning rate of the last update, as a fraction of the first"""
+    epsilon: float = 1e-5
+    """added to the root of the squared-gradient average, of Adam, RMSprop and the AdamW beside Muon"""
+    beta2: float = 0.999
+    """decay of the squared-gradient average of Adam, or of the AdamW beside Muon"""
+    alpha: float = 0.99
+    """decay of RMSprop's squared-gradient average"""
+    momentum: float = 0.0
+    """of RMSprop and SGD; Muon's is 0.95"""
+    weight_decay: float = 0.0
+    """times the weights, added to their gradient; with muon times the learning rate, taken from them"""
+    max_grad_norm: float | None = None
+    """norm to which the gradient of all parameters is clipped; None for no clipping"""
+    max_grad_value: float | None = None
+    """size to which each entry of the gradient is clipped; None for no clipping"""
+
+    def __post_init__(self):
+        self.require(0 < self.learning_rate < math.inf, "learning_rate", "above 0 and finite")
+        self.require(self.epsilon >= 0, "epsilon", "at least 0")
+        self.require(0 <= self.final_fraction <= 1, "final_fraction", "between 0 and 1")
+        for name in ("beta2", "alpha", "momentum"):
+            self.require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
+        self.require(self.weight_decay >= 0, "weight_decay", "at least 0")
+        for name in ("max_grad_norm", "max_grad_value"):
+            limit = getattr(self, name)
+            self.require(limit is None or limit > 0, name, "above 0, or None")
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer | MuonAdamW:
+        rate, decay = self.learning_rate, self.weight_decay
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, rate, (0.9, self.beta2), self.epsilon, decay)
+        if self.optimizer == "muon":
+            return MuonAdamW(parameters, rate, (0.9, self.beta2), self.epsilon, decay)
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, rate, self.momentum, weight_decay=decay)
+        return torch.optim.RMSprop(parameters, rate, self.alpha, self.epsilon, decay, self.momentum)
+
+    def learning_rate_at(self, progress: float) -> float:
+        """The learning rate after a fraction `progress` of the run."""
+        left = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
+        fraction = self.final_fraction if self.schedule != "constant" else 0.0
+        return self.learning_rate * (fraction + (1 - fraction) * left[self.schedule])
+
+
 class Diverged(Exception):
     """The loss, its gradient or the weights are not finite."""
 
@@ -119,7 +119,7 @@ class Diverged(Exception):
 def descend(
     loss: Tensor,
     module: nn.Module,
-    optimizer: "torch.optim.Optimizer | MuonAdamW",
+    optimizer: torch.optim.Optimizer | MuonAdamW,
     config: OptimConfig,
     progress: float = 0.0,
     rate: float = 1.0,

@@ -2,7 +2,7 @@
 
     report = core(xs, state, episode_starts, core.diagnostics).report
     maps = memory_maps(core, report, episode_starts, row=0)
-    maps["query_key"].at(step=17)  # of FWM: [read, past]
+    maps["query_key"].at(step=17)  # of FWM: [chain, read, past]
 
 A map is of one row of the batch. Cells are 0 where there is nothing to look back at: in later steps and other episodes.
 A report knows of its own steps alone, so that what the state before them held is in no cell.

@@ -49,8 +49,8 @@ class FWM(Core):
         """add the LSTM's output to what was read"""
         readout_size: int | None = None
         """hidden units of a perceptron that sees the LSTM's output beside all reads, and how much each found, and adds
-        to the output: what is done can then depend on all together; none in the paper, where only the last read of a
-        chain counts, linearly, and none can tell what it has never seen"""
+        to the output: what is done can then depend on all together; none in the paper, where only the last read counts,
+        linearly, and how much it found is normalised away"""
         forget_bias: float = 0.0
         """constant added inside the forget gate of the LSTM"""
         two_biases: bool = True
@@ -131,13 +131,12 @@ class FWM(Core):
 
     def _output(self, hidden: Tensor, reads: Tensor) -> Tensor:
         """Hidden states [..., l] and what the chains read [..., C, N, d] -> [..., l]."""
-        normal = fwm_memory.normalise(reads)
-        ys = self.output(normal[..., -1, :].flatten(-2))
+        ys = self.output(fwm_memory.normalise(reads[..., -1, :]).flatten(-2))
         if self.config.residual:
             ys = hidden + ys
         if self.readout is not None:
-            seen = hidden, normal.flatten(-3), fwm_memory.magnitude(reads).flatten(-2)
-            ys = ys + self.readout(torch.cat(seen, dim=-1))
+            found = fwm_memory.normalise(reads).flatten(-3), fwm_memory.magnitude(reads).flatten(-2)
+            ys = ys + self.readout(torch.cat([hidden, *found], dim=-1))
         return ys
 
     def _report(self, entry, query, reads, diagnosed, report) -> dict[str, Tensor]:

@@ -229,7 +229,7 @@ def test_fwm_finds_what_it_wrote_under_the_same_keys():
         core.write.bias[: 2 * d] = 0
         core.read.weight[: 2 * d], core.read.bias[: 2 * d] = core.write.weight[: 2 * d], 0
         maps = memory_maps(core, run(core, recurring()))
-    past = maps["query_key"].at(step=5, read=0).values[:5]
+    past = maps["query_key"].at(step=5, chain=0, read=0).values[:5]
     assert past.argmax() == 1
     assert past[1] == pytest.approx(d * d, rel=0.01)
     assert np.sort(past)[-2] < 0.9 * d * d

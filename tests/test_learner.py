@@ -242,19 +242,22 @@ def test_a_rollout_of_resets_alone_teaches_nothing(agent, reduction):
     assert all(torch.equal(p, old) for p, old in zip(policy.parameters(), before, strict=True))
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize(
     ("schedule", "rates"),
     [("constant", (0.1, 0.1, 0.1, 0.1)), ("linear", (0.1, 0.08, 0.06, 0.02)), ("cosine", (0.1, None, 0.06, 0.02))],
 )
-def test_schedules(schedule, rates):
-    optim = OptimConfig(learning_rate=0.1, schedule=schedule, final_fraction=0.2)
+def test_schedules(schedule, rates, optimizer):
+    optim = OptimConfig(optimizer, learning_rate=0.1, schedule=schedule, final_fraction=0.2)
     policy = make_policy()
     learner = Learner(policy, A2C(), optim)
     for progress, rate in zip((0.0, 0.25, 0.5, 1.0), rates, strict=True):
         rate = 0.1 * (0.2 + 0.8 * (1 + np.sqrt(0.5)) / 2) if rate is None else rate
         assert optim.learning_rate_at(progress) == pytest.approx(rate)
         learner.update(make_rollout(policy), progress)
-        assert [group["lr"] for group in learner.optimizer.param_groups] == [pytest.approx(rate)]
+        groups = learner.optimizer.param_groups
+        assert sum(len(group["params"]) for group in groups) == len(list(policy.parameters()))
+        assert [group["lr"] for group in groups] == [pytest.approx(rate)] * len(groups)
     assert learner.updates == 4
 
 
@@ -351,15 +354,15 @@ def test_muon_levels_the_singular_values_of_matrices():
         u, s, v = torch.linalg.svd(p.grad, full_matrices=False)
         along = (u.T @ (moved / scale) @ v.T).diagonal()
         large = s > 0.02 * s[0]  # five iterations in half precision lift the larger ones
-        assert large.any()
+        assert large.sum() > 1 or min(p.shape) == 1
         assert ((along > 0.4) & (along < 1.4))[large].all()
 
 
-@pytest.mark.parametrize("left_out", [0, 2])
-def test_muon_goes_on_from_its_state(left_out):
-    """Of modules with matrices alone as of others."""
+@pytest.mark.parametrize("shapes", [[(3, 4), (4,), (5, 2), (2, 3, 2)], [(3, 4), (5, 2)], [(4,), (2, 3, 2)]])
+def test_muon_goes_on_from_its_state(shapes):
+    """Of modules with matrices and others, and with one kind alone."""
     torch.manual_seed(0)
-    weights = [torch.randn(3, 4), torch.randn(5, 2), torch.randn(4), torch.randn(2, 3, 2)][: 4 - left_out]
+    weights = [torch.randn(shape) for shape in shapes]
     ones, others = ([torch.nn.Parameter(w.clone()) for w in weights] for _ in range(2))
     first, second = (OptimConfig("muon", 0.1).build(parameters) for parameters in (ones, others))
 

@@ -4,7 +4,7 @@
 const MANY = 60;
 const WORDY = 200;
 // Each of these starts from what the one before has found: the last is what the agent uses.
-const CHAINS = ["read", "inner_step"];
+const SERIAL = ["read", "inner_step"];
 
 class Heatmaps {
   /** `steps` are what the memory went through; `go` shows a step everywhere. */
@@ -34,8 +34,8 @@ class Heatmaps {
   }
 
   /** The steps that count most in reads which start from one another, at the present step. */
-  get chain() {
-    if (!this.past || !CHAINS.includes(this.map.axes.at(-2))) return [];
+  get series() {
+    if (!this.past || !SERIAL.includes(this.map.axes.at(-2)) || this.chosen.chain === MEAN) return [];
     return this.planes.map((rows) => {
       const sizes = rows[this.step].map(Math.abs);
       return sizes.indexOf(Math.max(...sizes));
@@ -78,7 +78,7 @@ class Heatmaps {
       );
     for (const axis of this.map.axes.slice(1, -1)) {
       const all = positions(this.map, axis);
-      this.chosen[axis] ??= CHAINS.includes(axis) ? String(all.length - 1) : MEAN;
+      this.chosen[axis] ??= SERIAL.includes(axis) ? String(all.length - 1) : axis === "chain" ? "0" : MEAN;
       const options = [[MEAN, "mean"], ...all.map((text, i) => [String(i), text.replace(`${WORDS[axis]} `, "")])];
       parts.push(
         choice(WORDS[axis] ?? axis, options, this.chosen[axis], (value) => {

@@ -103,7 +103,7 @@ class Recollection {
       const picture = steps.picture(t, weights, cells, colours);
       if (picture !== this.shown.firstChild) this.shown.replaceChildren(picture);
     }
-    this.said.replaceChildren(...steps.sentences(t, weights, heatmaps?.chain ?? []).map((text) => el("li", {}, text)));
+    this.said.replaceChildren(...steps.sentences(t, weights, heatmaps?.series ?? []).map((text) => el("li", {}, text)));
     for (const row of this.rows ?? []) row.classList.toggle("here", Number(row.dataset.step) === t);
   }
 

@@ -114,7 +114,7 @@ class Sentence extends Steps {
     ];
   }
 
-  sentences(t, weights, chain) {
+  sentences(t, weights, series) {
     const answer = this.answers.get(t),
       said = [`Step ${t} reads “${this.memory.words[t]}”.`];
     if (answer) {
@@ -128,8 +128,8 @@ class Sentence extends Steps {
           }[this.verdict(answer)],
       );
     }
-    if (chain.length > 1)
-      said.push(`One read after the other finds ${chain.map((s) => this.said(s)).join(", then ")}.`);
+    if (series.length > 1)
+      said.push(`One read after the other finds ${series.map((s) => this.said(s)).join(", then ")}.`);
     return [...said, ...this.most(weights)];
   }
 
