@@ -83,7 +83,7 @@ def export(run: Path, name: str) -> Path:
 
 def draw(prefix: str, figure: Figure) -> Path:
     """Draw results/PREFIX.png from every results/PREFIX*.json."""
-    canvas, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    canvas, axes = plt.subplots(figsize=(11, 5), layout="constrained")
     for path, colour in zip(sorted(RESULTS.glob(f"{prefix}*.json")), plt.cm.tab10.colors, strict=False):
         curve, name = json.loads(path.read_text()), path.stem.removeprefix(prefix).lstrip("-")
         for kind, style in (("train", "-"), ("test", ":")):
@@ -96,7 +96,7 @@ def draw(prefix: str, figure: Figure) -> Path:
         axes.axhline(value, color="grey", linewidth=0.8)
         axes.annotate(name, (0.995, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
     axes.set(xlabel=figure.unit_name, ylabel="return of an episode", title=figure.title)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves
     path = RESULTS / f"{prefix}.png"
     canvas.savefig(path, dpi=120)
     plt.close(canvas)
