@@ -142,7 +142,8 @@ class FWM(Core):
     def _report(self, entry, query, reads, diagnosed, report) -> dict[str, Tensor]:
         if not report:
             return {}
-        asked = torch.cat([query.n[..., None, :], fwm_memory.normalise(reads[..., :-1, :])], dim=-2)
+        found = fwm_memory.normalise(reads[..., :-1, :])  # each read asks for the next
+        asked = torch.cat([query.n[..., None, :], found], dim=-2)
         diagnosed |= {"key1": entry.key1, "key2": entry.key2, "beta": entry.rate / self.config.scale}
         diagnosed |= {"read_n": asked, "read_e": query.e}
         return {name: diagnosed[name].detach() for name in report}

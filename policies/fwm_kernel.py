@@ -111,11 +111,12 @@ def _step(begin, end, memory, key1, key2, value, rate, n, e, reads, strength, sq
         reads[b, 0, 0] *= shrink
         for c in range(e.shape[1]):
             for r in range(e.shape[2]):
+                if r > 0:
+                    _normalise(reads[b, c, r - 1], asked)
                 if c + r > 0:  # else it was read while it was written
                     _address(asked if r > 0 else n[b, c], e[b, c, r], address)
                     _read(memory[b], shrink, address, reads[b, c, r])
                     shrink = one
-                _normalise(reads[b, c, r], asked)
         if shrink != one:  # a single read, which had no pass to scale in
             memory[b] *= shrink
 

@@ -72,10 +72,10 @@ def step(
     square = memory.square().sum((1, 2))
     memory = memory * square.clamp(min=1).rsqrt()[:, None, None]  # Eq. 4; no division by zero in its gradient
 
-    n, reads = query.n, []
+    reads = []
     for e in query.e.unbind(2):
+        n = normalise(reads[-1]) if reads else query.n
         reads.append(address(n, e, key) @ memory.transpose(1, 2))
-        n = normalise(reads[-1])
     diagnosed = {"write_strength": entry.rate * written.square().sum(1), "memory_norm": square.sqrt()}
     return torch.stack(reads, 2), memory, diagnosed
 
@@ -135,15 +135,15 @@ def _dual(memory, entry, query, starts, key):
     log_before = F.pad(log_scale[:, :-1], (1, 0)).masked_fill(starts.T, 0)
     surviving = torch.exp((log_before[:, None, :] - log_scale[:, :, None]).masked_fill(apart, -torch.inf))  # [B, t, s]
     chains = query.n.shape[2], query.n.shape[0]
-    n, reads = query.n.permute(1, 2, 0, 3).flatten(1, 2), []  # [B, C T, d]
+    reads = []  # [B, C T, d] each
     for partner in query.e.permute(3, 1, 2, 0, 4).flatten(2, 3):
+        n = normalise(reads[-1]) if reads else query.n.permute(1, 2, 0, 3).flatten(1, 2)
         scores = products(n, partner).unflatten(1, chains) * surviving[:, None]
         read = scores.masked_fill(apart[:, None], 0).flatten(1, 2) @ written
         if reaches_back:
             carried = torch.exp(-log_scale)[:, None, :, None] * carried_read(n, partner).unflatten(1, chains)
             read = read + carried.masked_fill(gone[:, None], 0).flatten(1, 2)
         reads.append(read)
-        n = normalise(read)
 
     first = int((~apart[:, -1]).any(0).int().argmax()) if apart.device.type == "cpu" else 0  # earlier writes are gone
     left = (surviving[:, -1, :, None] * written)[:, first:]
