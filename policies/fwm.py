@@ -131,12 +131,16 @@ class FWM(Core):
 
     def _output(self, hidden: Tensor, reads: Tensor) -> Tensor:
         """Hidden states [..., l] and what the chains read [..., C, N, d] -> [..., l]."""
-        ys = self.output(fwm_memory.normalise(reads[..., -1, :]).flatten(-2))
+        if self.readout is None:
+            reads = reads[..., -1:, :]
+        reads = reads.contiguous()
+        found = fwm_memory.normalise(reads)
+        ys = self.output(found[..., -1, :].flatten(-2))
         if self.config.residual:
             ys = hidden + ys
         if self.readout is not None:
-            found = fwm_memory.normalise(reads).flatten(-3), fwm_memory.magnitude(reads).flatten(-2)
-            ys = ys + self.readout(torch.cat([hidden, *found], dim=-1))
+            magnitude = fwm_memory.magnitude(reads)
+            ys = ys + self.readout(torch.cat([hidden, found.flatten(-3), magnitude.flatten(-2)], dim=-1))
         return ys
 
     def _report(self, entry, query, reads, diagnosed, report) -> dict[str, Tensor]:
