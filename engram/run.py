@@ -10,9 +10,10 @@ import logging
 import math
 import os
 import shlex
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any, Self, SupportsFloat
@@ -45,8 +46,11 @@ class Run:
 
         self.folder, self.config = folder, config
         self._metrics = metrics
-        with _explained(f"write TensorBoard events in {folder}"):
+        with ExitStack() as stack, _explained(f"write TensorBoard events in {folder}"):
+            stack.callback(metrics.close)
+            stack.enter_context(_without_tracebacks_of_tensorboard())
             self._tensorboard = SummaryWriter(str(folder), purge_step=None if step is None else step + 1)
+            self._at_close = stack.pop_all()
         self._started = time.monotonic() - wall_time
 
     @classmethod
@@ -166,7 +170,7 @@ class Run:
         except OSError as error:  # metrics.jsonl has the same numbers, and a worse error may be on its way to the user
             _log.warning("cannot finish the TensorBoard events of %s: %s", self.folder, error.strerror)
         finally:
-            self._metrics.close()
+            self._at_close.close()
 
     def __enter__(self) -> Self:
         return self
@@ -285,6 +289,22 @@ def _cut(metrics: FileIO, path: Path, step: int) -> None:
                 break
             end += len(line)
     metrics.truncate(end)
+
+
+@contextmanager
+def _without_tracebacks_of_tensorboard() -> Iterator[None]:
+    """The OSError of its writing thread is raised again where the run is next logged or saved, and told in one line."""
+    tell = threading.excepthook
+
+    def tell_others(raised: threading.ExceptHookArgs) -> None:
+        if not (isinstance(raised.exc_value, OSError) and type(raised.thread).__module__.startswith("tensorboard.")):
+            tell(raised)
+
+    threading.excepthook = tell_others
+    try:
+        yield
+    finally:
+        threading.excepthook = tell
 
 
 @contextmanager

@@ -106,6 +106,29 @@ def test_metrics_and_events_on_a_full_disk(run):
     assert [(line["step"], line["return"]) for line in metrics(run.folder)] == [(11, 2.0)]
 
 
+def test_a_full_disk_brings_no_traceback_of_the_thread_that_writes_events(run, monkeypatch):
+    run.save_checkpoint(10, {})
+    run.close()
+    tracebacks = []
+    monkeypatch.setattr(threading, "excepthook", tracebacks.append)
+    hook = threading.excepthook
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(RunError, match=r"cannot write TensorBoard events in .*File too large"):
+            Run.resume(run.folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert threading.excepthook is hook
+    assert not tracebacks
+
+    with Run.resume(run.folder):
+        other = threading.Thread(target=os.stat, args=["nowhere"])
+        other.start()
+        other.join()
+    assert [raised.thread for raised in tracebacks] == [other], "of other threads they are told"
+
+
 def test_events_that_cannot_be_finished_do_not_hide_a_worse_error(run, monkeypatch, caplog):
     def full():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
