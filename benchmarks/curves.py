@@ -84,7 +84,7 @@ def export(run: Path, name: str) -> Path:
 def draw(prefix: str, figure: Figure) -> Path:
     """Draw results/PREFIX.png from every results/PREFIX*.json."""
     canvas, axes = plt.subplots(figsize=(11, 5), layout="constrained")
-    for path, colour in zip(sorted(RESULTS.glob(f"{prefix}*.json")), plt.cm.tab10.colors, strict=False):
+    for path, colour in zip(sorted(RESULTS.glob(f"{prefix}*.json")), plt.cm.tab20.colors, strict=False):
         curve, name = json.loads(path.read_text()), path.stem.removeprefix(prefix).lstrip("-")
         for kind, style in (("train", "-"), ("test", ":")):
             at = [step / figure.unit for step in curve[kind]["step"]]
