@@ -97,10 +97,9 @@ def score(
     """
     config, num_levels = judged.config, judged.num_levels
     if episodes is None:
-        levels = envs.num_levels(config.env.name, judged.options)
         episodes = config.eval_episodes
-        if levels is not None and isfinite(levels):
-            episodes = levels * ceil(episodes / levels)
+        if num_levels is not None and isfinite(num_levels):
+            episodes = num_levels * ceil(episodes / num_levels)
     total = repeats * episodes
     played = envs.make_vec(config.env.name, members(total, num_levels, config.env.num_envs), **judged.options)
     references = envs.reference_policies(config.env.name)
@@ -137,7 +136,7 @@ def replay(judged: Judged, args: argparse.Namespace, **options: Any) -> tuple[Ep
 
     Sampled actions are drawn anew: those of `score` depend on the environments that play beside.
     """
-    played = envs.make_vec(judged.config.env.name, 1, **judged.options, **options)
+    played = envs.make_vec(judged.config.env.name, 1, **(judged.options | options))
     seed, level_id = args.seed + args.episode, None
     if judged.num_levels:
         level_id = int(args.episode % judged.num_levels)
@@ -215,8 +214,7 @@ def main(argv: list[str]) -> int:
 def show(args: argparse.Namespace) -> None:
     """Judge the runs and show the scores as asked."""
     folders = list(dict.fromkeys(args.runs))
-    for path in filter(None, (args.json, args.report, args.video)):
-        check_writable(path)
+    check_outputs(*(path for path in (args.json, args.report, args.video) if path is not None))
     if args.video:
         check_film(args.video)
         if len(folders) > 1:
@@ -238,11 +236,22 @@ def show(args: argparse.Namespace) -> None:
         film(judged[0], args)
 
 
+def check_outputs(*paths: str) -> None:
+    """Raise a RunError, before anything is computed, unless all can be written and nothing is lost by that."""
+    for path in paths:
+        check_writable(path)
+        if Path(path).name in ("config.json", "metrics.jsonl") and Path(path).exists():
+            raise RunError(f"cannot write {path}: it is part of a run; choose another name")
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise RunError(f"cannot write {' and '.join(paths)}: they are one file")
+
+
 def judge(folders: list[str], args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[Judged], list[str]]:
     """Scores of all runs; the runs as judged last; with a report, a line for each that has no checkpoint to judge."""
     rows, last, missing = [], {}, []
+    for folder in folders:  # all of them before the first plays
+        from_json(read_config(folder))
     for folder in folders:
-        read_config(folder)  # without one it is no run
         for split in ("train", "test") if args.split == "both" else (args.split,):
             try:
                 last[folder] = Judged.load(folder, split)
@@ -274,7 +283,7 @@ def report(
         except RunError as error:
             without_memory.append(str(error))
             continue
-        except (DependencyNotInstalled, ValueError) as error:
+        except (DependencyNotInstalled, EnvError, ValueError) as error:
             without_memory.append(f"{run.config.env.name} shows no pictures: {error}")
             episode, memory = recall(run, args)
         memories.append(run.about() | {"episode": args.episode} | as_data(episode, memory))

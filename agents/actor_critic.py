@@ -1,5 +1,6 @@
 """What the losses of actor-critic agents share: costs, and their sum over a rollout."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -44,6 +45,8 @@ class ActorCritic(Flags):
     """of the loss, over steps; a sum grows with the rollout, and so does its gradient"""
 
     def __post_init__(self):
+        for name in ("baseline_cost", "entropy_cost", "aux_cost", "reward_scale"):
+            self.require(math.isfinite(getattr(self, name)), name, "finite")
         for name in ("discount", "trace_decay"):
             self.require(0 <= getattr(self, name) <= 1, name, "between 0 and 1")
         self.require(self.reward_clip is None or self.reward_clip > 0, "reward_clip", "above 0, or None")

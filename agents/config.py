@@ -266,13 +266,16 @@ def _unknown_options(flags: list[str]) -> tuple[dict[str, Any], list[str]]:
         option = name.removeprefix("--env.kwargs.").replace("-", "_")
         try:
             options[option] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
             options[option] = value
         try:
-            json.dumps(options[option])
+            kept = json.loads(json.dumps(options[option]))
         except TypeError as error:
             raise ConfigError(f"{name}={value}, but config.json cannot hold it: {error}") from error
-    return options, rest
+        if kept != _lists(options[option]):
+            raise ConfigError(f"{name}={value}, but config.json would hold {kept}")
+        options[option] = kept
+    return _tuples(options), rest
 
 
 def _options_class(known: Mapping[str, Any]) -> type:
@@ -283,6 +286,13 @@ def _options_class(known: Mapping[str, Any]) -> type:
         if name != "preset"
     ]
     return dataclasses.make_dataclass("Options", fields, frozen=True)
+
+
+def _lists(value: Any) -> Any:
+    """The value with lists for tuples, as JSON has it."""
+    if isinstance(value, dict):
+        return {name: _lists(part) for name, part in value.items()}
+    return [_lists(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _tuples(options: dict[str, Any]) -> dict[str, Any]:

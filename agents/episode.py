@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engram.agents.evaluate import FIRST_SEED, Player
-from engram.agents.stepper import Stepper
+from engram.agents.stepper import EnvError, Stepper
 from engram.policies import Inputs, Policy
 from engram.policies.actions import Categorical
 from engram.policies.recollection import Recollection, recollect
@@ -67,7 +67,7 @@ def play(player: Player, envs, seed: int, level_id: int | None = None, max_steps
 
     def look() -> None:
         if getattr(envs, "render_mode", None) == "rgb_array":
-            pictures.append(np.array(envs.render()[0]))
+            pictures.append(_picture(stepper))
         if show is not None:
             scenes.append(show(0))
 
@@ -85,8 +85,17 @@ def play(player: Player, envs, seed: int, level_id: int | None = None, max_steps
     names = [name for name in infos[0] if all(name in info for info in infos)]
     info = {name: np.array([info[name] for info in infos]) for name in names}
     played = torch.cat(actions).cpu().numpy()
-    fps = envs.metadata.get("render_fps", 4)
+    fps = envs.metadata.get("render_fps") or 4
     return Episode(together, played, np.array(rewards), info, pictures, scenes, fps, ended)
+
+
+def _picture(stepper: Stepper) -> np.ndarray:
+    """What the first member draws, uint8 [height, width, 3]. Raises: EnvError."""
+    pictures = stepper.call(stepper.envs.render)
+    picture = np.array(None if pictures is None else pictures[0])
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise EnvError(f"the environment {stepper.envs} drew {picture.dtype} {list(picture.shape)}, no picture")
+    return picture
 
 
 def _said(name: str, info: dict[str, Any]) -> bool:

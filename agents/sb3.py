@@ -4,6 +4,7 @@ Each has the package's defaults. What runs of every agent have in common keeps t
 --unroll-length, n_envs is --env.num-envs, total_timesteps is --total-steps.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +20,9 @@ class SB3Flags(Flags):
         for name in ("gamma", "gae_lambda"):
             self.require(0 <= getattr(self, name) <= 1, name, "between 0 and 1")
         for name in ("learning_rate", "max_grad_norm"):
-            self.require(getattr(self, name) > 0, name, "above 0")
+            self.require(0 < getattr(self, name) < math.inf, name, "above 0 and finite")
+        for name in ("ent_coef", "vf_coef"):
+            self.require(math.isfinite(getattr(self, name)), name, "finite")
 
 
 @dataclass(frozen=True)

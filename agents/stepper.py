@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 class EnvError(Exception):
-    """An environment raised while it was reset or stepped."""
+    """An environment raised while it was reset, stepped or drawn, or drew no picture."""
 
 
 class Finished(NamedTuple):
@@ -39,7 +39,7 @@ class Stepper:
         self._start(seed, options)
 
     def _start(self, seed: int | None, options: dict | None = None) -> None:
-        observation, self.info = self._call(self.envs.reset, seed=seed, options=options)
+        observation, self.info = self.call(self.envs.reset, seed=seed, options=options)
         n, actions = self.envs.num_envs, self.envs.single_action_space
         self._ended = np.zeros(n, bool)  # whether the current observation is the last of its episode
         self._return, self._length = np.zeros(n), np.zeros(n, np.int64)
@@ -49,7 +49,7 @@ class Stepper:
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Finished]:
         """action [B, ...], in the environment's form -> reward float32 [B], terminated bool [B], ended episodes."""
         starts, acted = self._ended, action.cpu().numpy()
-        observation, reward, terminated, truncated, self.info = self._call(self.envs.step, acted)
+        observation, reward, terminated, truncated, self.info = self.call(self.envs.step, acted)
         reward = np.where(starts, 0, reward).astype(np.float32)
         self._return = np.where(starts, 0, self._return + reward)
         self._length = np.where(starts, 0, self._length + 1)
@@ -84,7 +84,8 @@ class Stepper:
         self._ended, self._return, self._length = state["ended"], state["episode_return"], state["length"]
         self.inputs = tree_map(lambda leaf: leaf.to(self.device), Inputs(**state["inputs"]))
 
-    def _call(self, method, *args, **options):
+    def call(self, method, *args, **options):
+        """What a method of the environment returns. Raises: EnvError if it raises anything."""
         try:
             return method(*args, **options)
         except (Exception, SystemExit) as error:

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.cores import INPUT_SIZE, MIN_ROUNDS, acting, learning_forms, learning_lstm, measure
 from benchmarks.report import Report
-from engram.policies import CORES, LSTM, fwm_kernel
+from engram.policies import CORES, LSTM, rows
 
 COLUMNS = {
     "core, what, T, B, input": "",
@@ -47,7 +47,7 @@ def main() -> None:
     act, literal = acting(fwm, 600, 0.0), acting(fwm, 600, 0.0)
 
     def act_literally() -> None:
-        with patch.object(fwm_kernel, "supports", return_value=False):
+        with patch.object(rows, "acts", return_value=False):
             literal()
 
     row("fwm 32/16, act, B=600", {"ours": act, "loop": act_literally}, 0.0)

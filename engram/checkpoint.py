@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import random
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -51,17 +52,24 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]
     return _decode(torch.load(io.BytesIO(archive), map_location=map_location, weights_only=True))
 
 
+def is_stream(path: Path) -> bool:
+    """Whether a path cannot be replaced: a pipe, or what is under /dev, as /dev/stdout even where that is a file."""
+    return Path("/dev") in path.absolute().parents or (path.exists() and not path.is_file())
+
+
 def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     """Replace `path` by `parts`: after a kill, a power cut or an OSError it holds the old bytes or all of the new ones.
 
     One process at a time may write in a folder: the temporary file has a fixed name, so that one left by a kill is
-    overwritten by the next write. What is no file, such as /dev/stdout, is written to as it is.
+    overwritten by the next write. A stream is appended to, after all that has been printed.
     """
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        with open(path, "wb") as stream:
-            stream.writelines(parts)
+    if is_stream(path):
+        sys.stdout.flush()
+        with open(path, "ab", buffering=0) as stream:
+            for part in parts:
+                stream.write(part)
         return
+    path = path.resolve()
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -1,7 +1,8 @@
 """A run on disk: `config.json`, `metrics.jsonl`, TensorBoard events and `checkpoints/` in one folder.
 
 At every instant the folder can be resumed from its newest checkpoint: a kill, a full disk or a torn file costs the
-steps since then and nothing else. The metrics of a resumed run are those of an uninterrupted one.
+steps since then and nothing else. The metrics of a resumed run are those of an uninterrupted one, but
+for the line where a run had ended that is trained on.
 """
 
 import fcntl

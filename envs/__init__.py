@@ -105,7 +105,7 @@ def reference_policies(name: str) -> dict[str, type]:
     return random | getattr(vector_class(name), "reference_policies", {})
 
 
-def make_vec(name: str, num_envs: int, **options: Any) -> VectorEnv:
+def make_vec(name: str, num_envs: int, /, **options: Any) -> VectorEnv:
     """A vector environment with NEXT_STEP autoreset.
 
     Args:
@@ -132,16 +132,18 @@ def make_vec(name: str, num_envs: int, **options: Any) -> VectorEnv:
 def _make_theirs(name: str, num_envs: int, options: dict[str, Any]) -> VectorEnv:
     """A vector environment of a Gymnasium id that is none of ours; see `make_vec`."""
     module, _, gym_id = name.rpartition(":")
-    try:
-        if module:
+    if module:
+        try:
             import_module(module)
+        except Exception as error:  # of their code, which may raise anything
+            said = str(error).split("\n")[0]
+            raise ValueError(f"cannot import {module} for {name!r}: {type(error).__name__}: {said}") from error
+    try:
         vectors_only = gymnasium.spec(gym_id).entry_point is None
     except gymnasium.error.Error as error:
         ours = [*ENVS, "pong", f"{ATARI}GAME"]
         hint = _hint(name, [*ours, *gymnasium.registry], f"{', '.join(ours)}, or a Gymnasium id")
         raise ValueError(f"no environment {name!r}; {hint}") from error
-    except ModuleNotFoundError as error:
-        raise ValueError(f"cannot import {module} for {name!r}: {error}") from error
     try:
         if vectors_only:
             envs = gymnasium.make_vec(gym_id, num_envs, "vector_entry_point", **options)
@@ -150,7 +152,7 @@ def _make_theirs(name: str, num_envs: int, options: dict[str, Any]) -> VectorEnv
             envs = gymnasium.make_vec(gym_id, num_envs, "sync", next_step, **options)
     except gymnasium.error.DependencyNotInstalled:
         raise
-    except Exception as error:  # of their code, which may raise anything
+    except Exception as error:
         given = f" with the options {options}" if options else ""
         said = str(error).split("\n")[0]
         raise ValueError(f"cannot make {name!r}{given}: {type(error).__name__}: {said}") from error

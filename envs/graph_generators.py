@@ -13,7 +13,7 @@ from engram.envs.levels import SPLITS, level_seed, split_of
 from engram.envs.streams import STREAM, below, mix, other_than
 from engram.kernels import njit
 
-MAX_STATES = 64
+MAX_STATES = MAX_ACTIONS = 64
 """Sets of states are the bits of one word."""
 
 _GAME = 1  # keeps the level streams of different games apart

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
 
 from engram.envs.batched import BatchedEnv
-from engram.envs.graph_generators import MAX_STATES, generate_graphs, graph_table
+from engram.envs.graph_generators import MAX_ACTIONS, MAX_STATES, generate_graphs, graph_table
 from engram.envs.graph_references import GraphExplorer, GraphGreedy, GraphOracle
 from engram.envs.graph_rendering import describe_graph, draw_graph
 from engram.envs.graph_rules import MEMBER, Rules, begin_members, play_members
@@ -56,7 +56,7 @@ class GraphPOMDPVector(BatchedEnv):
     Args:
         num_envs: agents N.
         num_states: states S of each graph, 3 to 64.
-        num_actions: actions A, at least 2.
+        num_actions: actions A, 2 to 64.
         episode_length: steps of an episode.
         reset_after: unsuccessful steps until goal and agent are moved; None is num_states + 1.
         reward: for reaching the goal.
@@ -113,7 +113,7 @@ class GraphPOMDPVector(BatchedEnv):
             rules, reward_obs, none_action_slot = chosen["rules"], chosen["reward_obs"], chosen["none_action_slot"]
             generator, level_base_seed = chosen["generator"], chosen["level_base_seed"]
         check_integer("num_states", num_states, 3, MAX_STATES)
-        check_integer("num_actions", num_actions, 2)
+        check_integer("num_actions", num_actions, 2, MAX_ACTIONS)
         check_integer("episode_length", episode_length, 1)
         reset_after = num_states + 1 if reset_after is None else reset_after
         check_integer("reset_after", reset_after, 1)

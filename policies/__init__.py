@@ -1,4 +1,4 @@
-"""Memory cores behind one interface, and the policies that use them. Imports torch and nothing else of Engram."""
+"""Memory cores behind one interface, and the policies that use them. Of Engram, `kernels` alone is imported."""
 
 from engram.policies.convlstm import ConvLSTM
 from engram.policies.core import Core, CoreConfig, CoreOutput

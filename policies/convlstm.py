@@ -74,7 +74,8 @@ class ConvLSTM(Core):
 
     def step(self, x: Tensor, state: State, report: tuple[str, ...] = (), donate: bool = False) -> CoreOutput:
         y, state, _ = self._advance(self._read(x), state)
-        return CoreOutput(y, state, {name: state.c.detach().flatten(1).norm(dim=1) for name in report})
+        # a donated state's maps are changed in place, and the outputs would be the same numbers
+        return CoreOutput(y.clone(), state, {name: state.c.detach().flatten(1).norm(dim=1) for name in report})
 
     def sequence(
         self, xs: Tensor, state: State, episode_starts: Tensor | None, report: tuple[str, ...], donate: bool

@@ -4,7 +4,9 @@
 episode starts inside it; a core overrides it where its mathematics allows something faster than stepping.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import wraps
 from math import isfinite
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -72,8 +74,8 @@ def _described(kind: type) -> str:
 class Core(nn.Module):
     """A recurrent memory. Subclasses define `initial_state` and `step`, and set the attributes below.
 
-    Parameters and states have one type of numbers, in which a core computes under autocast too: half precision would
-    round away what a memory adds up over an episode.
+    Parameters and states have one type of numbers, in which `forward` computes under autocast too: half precision would
+    round away what a memory adds up over an episode. `step` and `loop` are as autocast makes them.
     """
 
     aux_losses: ClassVar[tuple[str, ...]] = ()
@@ -194,3 +196,19 @@ class Core(nn.Module):
 def may_be_any(mask: Tensor) -> bool:
     """Whether any entry of a bool tensor may be true: looked up on the CPU, assumed on a device, which would wait."""
     return mask.device.type != "cpu" or bool(mask.any())
+
+
+def once_differentiable(backward: Callable) -> Callable:
+    """`backward` of a torch.autograd.Function, which raises a RuntimeError where a graph of it is asked for.
+
+    The decorator of that name in torch does so only if the incoming gradient has a graph itself. Otherwise, as after a
+    sum, second derivatives would silently lack what comes of this one.
+    """
+
+    @wraps(backward)
+    def first(ctx, *grads: Tensor | None):
+        if torch.is_grad_enabled():
+            raise RuntimeError("a core's fast form has no second derivative (create_graph=True); its `loop` has")
+        return backward(ctx, *grads)
+
+    return first

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from engram.policies import fwm_kernel, rows
-from engram.policies.core import may_be_any
+from engram.policies.core import may_be_any, once_differentiable
 from engram.policies.fwm_kernel import LAYER_NORM_EPS
 
 CHUNK = 32

@@ -7,10 +7,10 @@ the cache are faster than the products of the chunkwise form.
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from engram.kernels import FAST, njit
 from engram.policies import rows
+from engram.policies.core import once_differentiable
 
 
 def supports(memory: Tensor, write: tuple, query: Tensor) -> bool:
@@ -20,11 +20,11 @@ def supports(memory: Tensor, write: tuple, query: Tensor) -> bool:
 
 def step(memory: Tensor, write: tuple, query: Tensor) -> Tensor:
     """As `delta_rule.step`, in place: memory [..., K, V] -> what was read [..., V]."""
-    places = torch.tensor(memory.storage_offset())
+    places = torch.tensor(memory.storage_offset(), device=memory.device)
     for size, stride in zip(memory.shape[:-2], memory.stride()[:-2], strict=True):
-        places = places[..., None] + stride * torch.arange(size)
+        places = places[..., None] + stride * torch.arange(size, device=memory.device)
     storage = memory.as_strided((memory.untyped_storage().nbytes() // memory.element_size(),), (1,), 0)
-    found = torch.empty(memory.shape[:-2] + memory.shape[-1:])
+    found = memory.new_empty(memory.shape[:-2] + memory.shape[-1:])
     arrays = _vectors(write, query, memory.shape[:-2])
     places, read = places.reshape(-1).numpy(), found.view(-1, found.shape[-1]).numpy()
     rows.run(_step, len(places), storage.numpy(), places, *arrays, read, write[2] is None)

@@ -8,10 +8,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from engram.policies import segments
-from engram.policies.core import Core, CoreConfig, CoreOutput, may_be_any
+from engram.policies.core import Core, CoreConfig, CoreOutput, may_be_any, once_differentiable
 
 
 class GRU(Core):

@@ -7,7 +7,8 @@ the memory of every step. The gradients of all weights are products over the who
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from engram.policies.core import once_differentiable
 
 
 class Sequence(torch.autograd.Function):

@@ -149,8 +149,8 @@ class Plastic(Core):
         if not donate:
             traces = [leaf.clone() for leaf in traces]
         if starts is None:
-            starts = torch.zeros(len(given), len(y), dtype=torch.bool)
-        modulator, eta = None, getattr(self, "eta", torch.zeros(()))
+            starts = y.new_zeros(len(given), len(y), dtype=torch.bool)
+        modulator, eta = None, getattr(self, "eta", y.new_zeros(()))
         if config.modulation != "none":
             modulator = torch.cat([self.modulator.weight[0], self.modulator.bias])
         constants = self.weight_hh, self.alpha.expand(n, n).contiguous(), eta, modulator, config.rule

@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
-from torch.autograd.function import once_differentiable
 
 from engram.kernels import FAST, njit
 from engram.policies import rows
+from engram.policies.core import once_differentiable
 from engram.policies.fwp_kernel import overwrite, replay, step_backward
 from engram.policies.key_maps import PHIS
 from engram.policies.key_maps_kernel import phi, phi_backward, sigmoid

@@ -98,7 +98,8 @@ class RMC(Core):
                 nn.init.zeros_(module.bias)
 
     def initial_state(self, batch_size: int) -> State:
-        identity = torch.eye(self.config.num_slots, self.config.width).to(self.input.weight)
+        like = self.input.weight
+        identity = torch.eye(self.config.num_slots, self.config.width, dtype=like.dtype, device=like.device)
         return self.State(identity.repeat(batch_size, 1, 1))
 
     def step(self, x: Tensor, state: State, report: tuple[str, ...] = (), donate: bool = False) -> CoreOutput:

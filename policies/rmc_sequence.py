@@ -7,9 +7,9 @@ The recurrence of `RMC.step` and its derivative written out: products with weigh
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from engram.policies import rmc_kernel
+from engram.policies.core import once_differentiable
 from engram.policies.rows import array
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from engram.policies.core import once_differentiable
 
 ROWS = 64
 """associations that `project` forms at once; each is n_q * d_k * d_v numbers"""

@@ -87,9 +87,14 @@ def run_with_weight_dropout(layer: nn.Module, rate: float, *inputs):
     return functional_call(layer, recurrent, inputs)
 
 
-def activation_penalty(config: AWDConfig, hidden: Tensor, dropped: Tensor) -> Tensor:
-    """What AR and TAR add to the loss; hidden, dropped: the last outputs [T, B, Y] before and after dropout."""
-    penalty = config.activation_cost * dropped.square().mean()
-    if len(hidden) > 1:
-        penalty = penalty + config.slowness_cost * (hidden[1:] - hidden[:-1]).square().mean()
+def activation_penalty(config: AWDConfig, hidden: Tensor, dropped: Tensor, real: Tensor) -> Tensor:
+    """What AR and TAR add to the loss.
+
+    Args: hidden, dropped: the last outputs [T, B, Y] before and after dropout.
+          real: bool [T, B], false where a row has ended.
+    """
+    penalty = config.activation_cost * dropped[real].square().mean()
+    changes = (hidden[1:] - hidden[:-1])[real[1:]]
+    if len(changes):
+        penalty = penalty + config.slowness_cost * changes.square().mean()
     return penalty

@@ -1,4 +1,4 @@
-"""What a trained model is worth, on fixed sets of examples it has never seen, beside what takes no memory at all."""
+"""What a trained model is worth, on fixed sets drawn apart from training's, beside what takes no memory at all."""
 
 import math
 from collections.abc import Callable
@@ -24,13 +24,13 @@ TEMPERATURES = [round(0.8 + 0.02 * i, 2) for i in range(26)]
 
 class Score(NamedTuple):
     loss: float
-    """mean over the steps judged"""
+    """mean over the steps with a target, as in training"""
     metrics: dict[str, float]
     standard_errors: dict[str, float]
     """of the metrics, over examples, which of a stream are the rows of its batches"""
     examples: int
     steps: int
-    """that were judged"""
+    """with a target"""
     parts: dict[str, dict[str, float]]
     """metrics by part of the task"""
 
@@ -153,7 +153,6 @@ def _score(
             judged = Judged(answered[here], losses[here], targets[here], scope[:, rows], batch.x[:, rows])
             for tally in tallies[part].values():
                 tally.add(judged)
-        losses = losses[scopes[None][batch.mask]]
         loss, steps, examples = loss + float(losses.sum()), steps + len(losses), examples + len(batch.lengths)
     whole = tallies.pop(None)
     return Score(

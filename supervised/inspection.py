@@ -117,4 +117,4 @@ def quantities(task: Task) -> tuple[Quantity, ...]:
     metrics = (
         Quantity(name.replace("_", " "), None, f"valid_{name}", name in LOWER_IS_BETTER) for name in task.metrics
     )
-    return *metrics, Quantity("cross-entropy of an answer, nats", "loss", "valid_loss", True)
+    return *metrics, Quantity("cross-entropy, nats", "loss", "valid_loss", True)

@@ -75,14 +75,13 @@ class Training:
         config = self.config
         loss = task_loss(config.task, output.logits, batch.y[batch.mask])
         metrics = {"loss": loss.detach()}
-        if output.reports:
-            real = torch.arange(len(batch.x), device=self.device)[:, None] < batch.lengths
-            for name, values in output.reports.items():
-                aux_loss = values[real].mean()
-                metrics[name] = aux_loss.detach()
-                loss = loss + config.aux_cost * aux_loss
+        real = torch.arange(len(batch.x), device=self.device)[:, None] < batch.lengths
+        for name, values in output.reports.items():
+            aux_loss = values[real].mean()
+            metrics[name] = aux_loss.detach()
+            loss = loss + config.aux_cost * aux_loss
         if config.awd.activation_cost or config.awd.slowness_cost:
-            loss = loss + activation_penalty(config.awd, output.hidden, output.dropped)
+            loss = loss + activation_penalty(config.awd, output.hidden, output.dropped, real)
         progress = self.updates / config.total_updates
         metrics["grad_norm"] = descend(loss, self.model, self.optimizer, self.optim, progress, batch.rate)
         check_finite(self.updates + 1, loss.detach(), metrics["grad_norm"], self.model)
@@ -109,7 +108,7 @@ class Training:
             self.window[f"valid_{name}"].append(value)
         name = task.metrics[0]
         merit = -score.metrics[name] if name in LOWER_IS_BETTER else score.metrics[name]
-        rank = (merit, -score.loss)
+        rank = (-score.loss,) if isinstance(task, Stream) else (merit, -score.loss)
         if self.best is None or rank > self.best["rank"]:
             weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
             self.best = {"rank": rank, "updates": self.updates, "model": weights, "state": pack_state(state)}

@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
@@ -171,3 +173,9 @@ def test_what_is_no_file_is_written_to_as_it_is(tmp_path):
     checkpoint.write_atomically(link, b"c")
     assert link.is_symlink()
     assert file.read_bytes() == b"c"
+    program = "from engram.checkpoint import *; print('a'); write_atomically(Path('/dev/stdout'), b'b', b'c')"
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout == b"a\nbc"
+    with open(file, "wb") as stdout:
+        subprocess.run(command, stdout=stdout, check=True)
+    assert file.read_bytes() == b"a\nbc"

@@ -165,6 +165,9 @@ def test_an_unknown_choice_is_answered_with_the_choices(line, message):
         ("--policy.reward-clip 0", "--policy.reward-clip"),
         ("--core.memory-size 0", "--core: FWM.Config: memory_size=0"),
         ("--agent.discount 99", "--agent.discount"),
+        ("--agent.entropy-cost nan", "entropy_cost=nan, but it must be finite (--agent.entropy-cost)"),
+        ("--agent sb3-ppo --agent.learning-rate inf", "--agent.learning-rate"),
+        ("--agent sb3-ppo --agent.vf-coef nan", "--agent.vf-coef"),
         ("--optim.max-grad-norm 0", "--optim.max-grad-norm"),
         ("--env.num-envs 4 --minibatches 5", "--minibatches"),
         ("--env.kwargs.split test", "held out"),
@@ -214,6 +217,20 @@ def test_options_of_environments_of_others_are_literals_or_text():
     config = parsed(line)
     assert (config.env.kwargs, config.seed) == ({"is_slippery": False, "map_name": "8x8"}, 3)
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("value", "option"), [("[[1],[2]]", ([1], [2])), ("((1,2),3)", ([1, 2], 3)), ("{[1]:2}", "{[1]:2}")]
+)
+def test_options_of_environments_of_others_stay_what_they_are(value, option):
+    config = parsed(f"--env FrozenLake-v1 --env.kwargs.map-name {value}")
+    assert config.env.kwargs == {"map_name": option}
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+def test_options_that_json_would_change():
+    with pytest.raises(ConfigError, match=r"map-name=\{1:2\}, but config.json would hold \{'1': 2\}"):
+        parsed("--env FrozenLake-v1 --env.kwargs.map-name {1:2}")
 
 
 def test_a_misspelt_flag_is_answered_with_the_right_one():

@@ -398,9 +398,16 @@ def test_what_cannot_be_made_says_why():
         make_vec("Broken-v0", 2, wrong=True)
     with pytest.raises(
         ValueError,
-        match=r"^cannot import no_such_module for 'no_such_module:Game-v0': No module named 'no_such_module'$",
+        match=r"^cannot import missing for 'missing:Game-v0': ModuleNotFoundError: No module named 'missing'$",
     ):
-        make_vec("no_such_module:Game-v0", 2)
+        make_vec("missing:Game-v0", 2)
+    with pytest.raises(ValueError, match=r"^cannot import \.relative for '\.relative:Game-v0': TypeError"):
+        make_vec(".relative:Game-v0", 2)
+    for option in "num_envs", "name":
+        with pytest.raises(ValueError, match=r"^cannot make 'CartPole-v1' with the options"):
+            make_vec("CartPole-v1", 2, **{option: 3})
+        with pytest.raises(ValueError, match=f"^maze has no option '{option}'"):
+            make_vec("maze", 2, **{option: 3})
 
 
 def test_an_id_of_vectors_only():

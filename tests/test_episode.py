@@ -1,6 +1,7 @@
 """One episode step by step: the one that an evaluation plays, and the memory that acted in it."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from engram.agents.episode import as_data, look_back, play
 from engram.agents.evaluate import PolicyPlayer, evaluate
+from engram.agents.stepper import EnvError
 from engram.envs import make_vec
 from engram.policies import Inputs, core_config, make_policy
 
@@ -23,8 +25,10 @@ class Counting(gymnasium.Env):
 
     observation_space, action_space = Box(0, 1000, (1,)), Discrete(3, start=1)
 
-    def __init__(self, length: int = 5):
-        self.length = length
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": None}
+
+    def __init__(self, length: int = 5, picture=None, render_mode=None):
+        self.length, self.picture, self.render_mode = length, picture, render_mode
 
     def reset(self, *, seed=None, options=None):
         self.time = 0
@@ -34,6 +38,11 @@ class Counting(gymnasium.Env):
         self.time += 1
         said = {"even": self.time % 2 == 0, "time": self.time}
         return np.full(1, self.time, np.float32), float(self.time**2), self.time == self.length, False, said
+
+    def render(self):
+        if isinstance(self.picture, str):
+            raise RuntimeError("no display\nat all")
+        return self.picture
 
 
 gymnasium.register("CountingUp-v0", Counting)
@@ -69,6 +78,30 @@ def test_steps_are_those_of_the_environment():
     assert episode.info["time"].tolist() == [1, 2, 3, 4, 5]
     assert episode.info["even"].tolist() == [False, True, False, True, False]
     assert episode.pictures == episode.scenes == []
+
+
+@pytest.mark.filterwarnings("ignore:.*render fps")
+def test_pictures():
+    picture = np.zeros((2, 3, 3), np.uint8)
+    envs = make_vec("CountingUp-v0", 1, picture=picture, render_mode="rgb_array")
+    episode = play(lambda inputs: torch.tensor([1]), envs, seed=0)
+    assert_array_equal(episode.pictures, [picture] * 6)
+    assert episode.fps == 4
+
+
+@pytest.mark.filterwarnings("ignore:.*[Rr]ender")
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        ("dark", "raised RuntimeError: no display$"),
+        (None, r"drew object \[\], no picture"),
+        (np.zeros((2, 3), np.uint8), r"drew uint8 \[2, 3\], no picture"),
+    ],
+)
+def test_an_environment_that_draws_no_picture(picture, said):
+    envs = make_vec("CountingUp-v0", 1, picture=picture, render_mode="rgb_array")
+    with pytest.raises(EnvError, match=said):
+        play(lambda inputs: torch.tensor([1]), envs, seed=0)
 
 
 def test_a_long_episode_is_cut():

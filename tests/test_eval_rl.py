@@ -68,7 +68,8 @@ def test_the_table_shows_the_numbers_of_the_json(runs, scores, name):
     assert [(row["split"], row["policy"]) for row in rows] == [(s, p) for s in ("train", "test") for p in policies]
     for row in rows:
         assert (row["run"], row["env"], row["core"]) == (runs[name], "graph-pomdp", name)
-        assert (row["seed"], row["episodes"], row["actions"]) == (0, LEVELS, "sampled")
+        assert (row["seed"], row["actions"]) == (0, "sampled")
+        assert row["episodes"] == {"train": 8, "test": LEVELS}[row["split"]], "each level of a member, each held out"
         assert row["step"] >= 300
     lines = {line.split("│")[1].strip(): line.split("│")[2:4] for line in shown.splitlines() if line.startswith("│")}
     assert list(lines) == [name, *policies[1:]]
@@ -76,7 +77,7 @@ def test_the_table_shows_the_numbers_of_the_json(runs, scores, name):
         own = [row for row in rows if row["policy"] == policy]
         assert [cell.strip() for cell in cells] == [f"{row['mean']:.2f} ± {row['standard_error']:.2f}" for row in own]
     title = " ".join(shown.partition("┏")[0].split())
-    assert f"after {rows[0]['step']:,} steps, sampled actions, {LEVELS} episodes" in title
+    assert f"after {rows[0]['step']:,} steps, sampled actions, 8 or {LEVELS} episodes" in title
 
 
 def test_references_are_scored_as_they_play(runs, scores):
@@ -193,6 +194,10 @@ def test_what_cannot_be_judged_is_one_line(runs, tmp_path, capsys):
     assert f"there is no run folder {tmp_path}/nowhere" in failed(tmp_path / "nowhere")
     assert f"{tmp_path} is not a run folder: it has no config.json" in failed(tmp_path)
     assert "there is no folder" in failed(copy, "--episodes", 2, "--json", tmp_path / "nowhere" / "scores.json")
+    assert "it is part of a run" in failed(copy, "--json", copy / "config.json")
+    assert "they are one file" in failed(copy, "--json", tmp_path / "a.html", "--report", tmp_path / "a.html")
+    assert "cannot write '': it names no file" in failed(copy, "--json", "")
+    assert "there is no run folder" in failed(copy, "typo", "--episodes", 2**31), "before anything is played"
     shutil.rmtree(copy / "checkpoints")
     assert f"{copy} has no usable checkpoint: none was saved" in failed(runs["fwm"], copy)
     config = json.loads((copy / "config.json").read_text())

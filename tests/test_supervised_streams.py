@@ -372,8 +372,12 @@ def test_activation_penalty():
     config = AWDConfig(activation_cost=2.0, slowness_cost=3.0)
     slowness = sum((hidden[t + 1] - hidden[t]).square().sum() for t in range(4)) / (4 * 2 * 3)
     expected = 2 * dropped.square().mean() + 3 * slowness
-    torch.testing.assert_close(activation_penalty(config, hidden, dropped), expected)
-    torch.testing.assert_close(activation_penalty(config, hidden[:1], dropped), 2 * dropped.square().mean())
+    real = torch.ones(5, 2, dtype=torch.bool)
+    torch.testing.assert_close(activation_penalty(config, hidden, dropped, real), expected)
+    first = activation_penalty(config, hidden[:1], dropped[:1], real[:1])
+    torch.testing.assert_close(first, 2 * dropped[:1].square().mean())
+    padded = [torch.cat([x, torch.full_like(x, 9.0)]) for x in (hidden, dropped)]
+    torch.testing.assert_close(activation_penalty(config, *padded, torch.cat([real, ~real])), expected)
 
 
 def test_when_averaging_starts():

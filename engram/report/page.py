@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from engram.checkpoint import write_atomically
+from engram.checkpoint import is_stream, write_atomically
 from engram.run import RunError
 
 SCRIPTS = (
@@ -46,12 +46,15 @@ def write_page(path: str | Path, data: dict[str, Any]) -> None:
 def check_writable(path: str | Path) -> None:
     """Raise a RunError where a file could not be written, before anything is computed."""
     folder = Path(path).parent
+    if not Path(path).name:
+        raise RunError(f"cannot write {str(path)!r}: it names no file")
     if not folder.is_dir():
         raise RunError(f"cannot write {path}: there is no folder {folder}")
     if Path(path).is_dir():
         raise RunError(f"cannot write {path}: it is a folder")
-    if not os.access(folder, os.W_OK):
-        raise RunError(f"cannot write {path}: no permission to write in {folder}")
+    where = path if is_stream(Path(path)) else folder
+    if not os.access(where, os.W_OK):
+        raise RunError(f"cannot write {path}: no permission to write {where}")
 
 
 def check_page(path: str | Path) -> None:
