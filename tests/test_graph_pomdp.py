@@ -318,7 +318,7 @@ def test_the_released_program_replayed():
         ({"num_states": 2}, "num_states must be an integer in 3..64; got 2"),
         ({"num_states": 5.0}, "num_states must be an integer in 3..64; got 5.0"),
         ({"num_states": "5"}, "num_states must be an integer in 3..64; got '5'"),
-        ({"num_actions": 1}, "num_actions must be an integer at least 2; got 1"),
+        ({"num_actions": 1}, "num_actions must be an integer in 2..64; got 1"),
         ({"episode_length": 0}, "episode_length must be an integer at least 1; got 0"),
         ({"reset_after": 0}, "reset_after must be an integer at least 1; got 0"),
         ({"reward": 0}, "reward must be a number above 0; got 0"),
