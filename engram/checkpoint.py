@@ -53,8 +53,9 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path cannot be replaced: a pipe, or what is under /dev, as /dev/stdout even where that is a file."""
-    return Path("/dev") in path.absolute().parents or (path.exists() and not path.is_file())
+    """Whether a path cannot be replaced: a pipe, or what is open already, as /dev/stdout even where that is a file."""
+    is_open = str(path) in ("/dev/stdout", "/dev/stderr") or str(path.parent) in ("/dev/fd", "/proc/self/fd")
+    return is_open or (path.exists() and not path.is_file())
 
 
 def write_atomically(path: Path, *parts: bytes | memoryview) -> None:

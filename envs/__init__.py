@@ -136,8 +136,7 @@ def _make_theirs(name: str, num_envs: int, options: dict[str, Any]) -> VectorEnv
         try:
             import_module(module)
         except Exception as error:  # of their code, which may raise anything
-            said = str(error).split("\n")[0]
-            raise ValueError(f"cannot import {module} for {name!r}: {type(error).__name__}: {said}") from error
+            raise ValueError(f"cannot import {module} for {name!r}: {_one_line(error)}") from error
     try:
         vectors_only = gymnasium.spec(gym_id).entry_point is None
     except gymnasium.error.Error as error:
@@ -154,12 +153,15 @@ def _make_theirs(name: str, num_envs: int, options: dict[str, Any]) -> VectorEnv
         raise
     except Exception as error:
         given = f" with the options {options}" if options else ""
-        said = str(error).split("\n")[0]
-        raise ValueError(f"cannot make {name!r}{given}: {type(error).__name__}: {said}") from error
+        raise ValueError(f"cannot make {name!r}{given}: {_one_line(error)}") from error
     mode = envs.metadata.get("autoreset_mode")
     if mode != AutoresetMode.NEXT_STEP:
         raise ValueError(f"{name} resets by {mode}; it must be {AutoresetMode.NEXT_STEP}")
     return envs
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).split(chr(10))[0]}"
 
 
 def _options(name: str) -> dict[str, Option]:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -179,3 +181,12 @@ def test_what_is_no_file_is_written_to_as_it_is(tmp_path):
     with open(file, "wb") as stdout:
         subprocess.run(command, stdout=stdout, check=True)
     assert file.read_bytes() == b"a\nbc"
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs /dev/shm")
+def test_a_file_in_shared_memory_is_replaced():
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        file = Path(folder) / "file"
+        for content in b"ab", b"c":
+            checkpoint.write_atomically(file, content)
+            assert file.read_bytes() == content
